@@ -1,0 +1,178 @@
+//! The command line and its exit codes.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
+
+use super::config::{self, Config, Loaded, path_or_default};
+use super::drain::Ending;
+use super::{bind, control, demo};
+use crate::base::section::{Problem, show};
+use crate::telemetry::logging::{Format, Level, Log, LogSettings};
+
+/// Failed while running, or the answer is no.
+const FAILED: u8 = 1;
+/// `EX_USAGE`
+const USAGE: u8 = 64;
+/// `EX_CONFIG`
+const BAD_CONFIG: u8 = 78;
+
+/// An authentication sidecar that owns the whole life of a WebSocket.
+#[derive(Debug, Parser)]
+#[command(name = "sidegate", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Instead of [log] format
+    #[arg(long, global = true, value_enum)]
+    log_format: Option<FormatArg>,
+    /// Instead of [log] level
+    #[arg(long, global = true, value_enum)]
+    log_level: Option<LevelArg>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum FormatArg {
+    Json,
+    Text,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LevelArg {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve
+    Run(ConfigArg),
+    /// Name every problem of a configuration, or show its effective values
+    Check(ConfigArg),
+    /// Try it: embedded issuer, embedded backend, gate and a page, on loopback
+    Demo {
+        /// Port of the gate; 0 = any
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+    /// Ask the running gate to drain, for a preStop hook
+    Drain {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// Return when the drain has ended
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Ask the running gate whether it lives, for images without a shell
+    Healthcheck(ConfigArg),
+    /// Print completions for a shell
+    Completions { shell: clap_complete::Shell },
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigArg {
+    /// Else $SIDEGATE_CONFIG, else /etc/sidegate/sidegate.toml
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+/// Runs the program; its exit code says how it went.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to do if the terminal is gone.
+            let _ = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    let code = match &cli.command {
+        Command::Run(arg) => run(&cli, arg),
+        Command::Check(arg) => check(arg),
+        Command::Demo { port } => report(demo::run(*port, |settings| cli.log(settings))),
+        Command::Drain { config, wait } => admin(config, |config| control::drain(&config.admin, *wait)),
+        Command::Healthcheck(config) => admin(config, |config| control::healthcheck(&config.admin)),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Cli::command(), "sidegate", &mut std::io::stdout());
+            0
+        }
+    };
+    code.into()
+}
+
+impl Cli {
+    fn log(&self, settings: LogSettings) -> LogSettings {
+        let format = self.log_format.map(|format| match format {
+            FormatArg::Json => Format::Json,
+            FormatArg::Text => Format::Text,
+        });
+        let level = self.log_level.map(|level| match level {
+            LevelArg::Debug => Level::Debug,
+            LevelArg::Info => Level::Info,
+            LevelArg::Warn => Level::Warn,
+            LevelArg::Error => Level::Error,
+        });
+        LogSettings {
+            format: format.unwrap_or(settings.format),
+            level: level.unwrap_or(settings.level),
+            requests: settings.requests,
+        }
+    }
+}
+
+fn load(arg: &ConfigArg) -> (PathBuf, Loaded) {
+    let path = path_or_default(arg.config.clone());
+    let loaded = config::load(&path);
+    (path, loaded)
+}
+
+fn tell(kind: &str, path: &std::path::Path, problems: &[Problem]) {
+    for problem in problems {
+        eprintln!("{kind}: {}: {problem}", path.display());
+    }
+}
+
+fn run(cli: &Cli, arg: &ConfigArg) -> u8 {
+    let (path, loaded) = load(arg);
+    tell("warning", &path, &loaded.warnings);
+    tell("error", &path, &loaded.problems);
+    let Some(config) = loaded.config else { return BAD_CONFIG };
+    let log = Log::to_stdout(cli.log(config.log));
+    report(bind(config, log).and_then(|bound| bound.run(true)).map(|ending| ending == Ending::Drained))
+}
+
+/// `Ok(false)` = it ended, but not well.
+fn report(result: anyhow::Result<bool>) -> u8 {
+    match result {
+        Ok(true) => 0,
+        Ok(false) => FAILED,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            FAILED
+        }
+    }
+}
+
+fn check(arg: &ConfigArg) -> u8 {
+    let (path, loaded) = load(arg);
+    tell("error", &path, &loaded.problems);
+    tell("warning", &path, &loaded.warnings);
+    if loaded.config.is_none() {
+        return BAD_CONFIG;
+    }
+    println!("ok\n\n{}", show(&loaded.effective).trim_end());
+    0
+}
+
+fn admin(arg: &ConfigArg, ask: impl FnOnce(&Config) -> anyhow::Result<()>) -> u8 {
+    let (path, loaded) = load(arg);
+    tell("error", &path, &loaded.problems);
+    match loaded.config {
+        Some(config) => report(ask(&config).map(|()| true)),
+        None => FAILED,
+    }
+}

@@ -1,0 +1,179 @@
+//! The end of the process: not ready, still serving for a while, sessions closed, bounded in time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use crate::base::reject::Reason;
+use crate::base::section::Section;
+use crate::base::value::{Grace, Span};
+use crate::proxy::plan::Gate;
+use crate::state::lifecycle::Phase;
+use crate::telemetry::logging::Level;
+
+/// `[drain]`
+#[derive(Clone, Copy, Debug)]
+pub struct DrainSettings {
+    /// Not ready, but serving: endpoints propagate.
+    pub delay: Duration,
+    /// In all.
+    pub deadline: Duration,
+}
+
+impl DrainSettings {
+    pub fn read(section: &Section<'_>) -> Self {
+        let delay = section.get("delay", Grace(Duration::from_secs(5))).0;
+        let deadline = section.get("deadline", Span(Duration::from_secs(25))).0;
+        if delay >= deadline {
+            section.problem(
+                "delay",
+                "accepted: less than [drain] deadline, or no time is left to close sessions",
+            );
+        }
+        Self { delay, deadline }
+    }
+}
+
+/// How serving ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    Drained,
+    /// A second signal: everything was cut.
+    Cut,
+}
+
+/// How often the drain looks whether the last session has gone.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The switches of a running gate.
+#[derive(Debug)]
+pub struct Control {
+    gate: Arc<Gate>,
+    settings: DrainSettings,
+    begin: Notify,
+    /// Exit once drained; without it a drained gate goes on to say so.
+    leave: watch::Sender<bool>,
+    cut: Notify,
+    closing: watch::Sender<bool>,
+    drained: watch::Sender<bool>,
+    stop: watch::Sender<bool>,
+}
+
+impl Control {
+    pub fn new(gate: Arc<Gate>, settings: DrainSettings) -> Self {
+        Self {
+            gate,
+            settings,
+            begin: Notify::new(),
+            leave: watch::Sender::new(false),
+            cut: Notify::new(),
+            closing: watch::Sender::new(false),
+            drained: watch::Sender::new(false),
+            stop: watch::Sender::new(false),
+        }
+    }
+
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+
+    /// Asks for a drain; the process stays until a signal.
+    pub fn drain(&self) {
+        self.gate.lifecycle.advance(Phase::NotReady);
+        self.begin.notify_one();
+    }
+
+    /// Asks for a drain and for the exit after it.
+    pub fn drain_and_leave(&self) {
+        self.leave.send_replace(true);
+        self.drain();
+    }
+
+    /// A signal: the first drains, the next one cuts.
+    fn signalled(&self) {
+        if self.leave.send_replace(true) {
+            self.cut.notify_one();
+        }
+        self.drain();
+    }
+
+    /// Becomes true when nothing new is accepted any more.
+    pub fn closing(&self) -> watch::Receiver<bool> {
+        self.closing.subscribe()
+    }
+
+    /// Waits until a drain has ended.
+    pub async fn drained(&self) {
+        let _ = self.drained.subscribe().wait_for(|drained| *drained).await;
+    }
+
+    /// Ends the workers.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Waits for [`Self::stop`].
+    pub async fn stopped(&self) {
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Waits for the drain, carries it out, and returns when the process should leave.
+    pub async fn run(&self) -> Ending {
+        self.begin.notified().await;
+        let drain = async {
+            self.carry_out().await;
+            let _ = self.leave.subscribe().wait_for(|leave| *leave).await;
+        };
+        tokio::select! {
+            () = drain => Ending::Drained,
+            () = self.cut.notified() => {
+                self.gate.recorder.log.say(Level::Warn, "drain_cut", "second signal: everything is cut");
+                Ending::Cut
+            }
+        }
+    }
+
+    async fn carry_out(&self) {
+        let (gate, log) = (&self.gate, &self.gate.recorder.log);
+        let deadline = Instant::now() + self.settings.deadline;
+        if let Some(line) = log.line(Level::Info, "drain_started") {
+            line.number("sessions", gate.sessions.count() as u64).write();
+        }
+        tokio::time::sleep(self.settings.delay).await;
+        gate.lifecycle.advance(Phase::Closing);
+        self.closing.send_replace(true);
+        gate.sessions.end_where(Reason::Draining, |_| true);
+        while gate.sessions.count() > 0 || gate.connections.taken() > 0 {
+            if Instant::now() >= deadline {
+                if let Some(line) = log.line(Level::Warn, "drain_deadline") {
+                    line.number("sessions", gate.sessions.count() as u64)
+                        .number("connections", gate.connections.taken().into())
+                        .write();
+                }
+                break;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        gate.lifecycle.advance(Phase::Drained);
+        self.drained.send_replace(true);
+        log.say(Level::Info, "drained", "the last session has ended");
+    }
+}
+
+/// SIGTERM and SIGINT drain; a second one cuts.
+pub fn obey_signals(control: Arc<Control>) -> Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
+        let mut signals = signal(kind)?;
+        let control = Arc::clone(&control);
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                control.signalled();
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,217 @@
+//! An issuer's keys: fetched in the background, again when an unknown kid asks for it, within bounds.
+//! Whatever goes wrong, the keys that there are stay until they are too old.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper_util::rt::TokioIo;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+use super::dial::Endpoint;
+use crate::base::clock::Unix;
+use crate::base::reject::Reason;
+use crate::policy::claims::IssuerPolicy;
+use crate::policy::jwt::{Algorithm, Jwt};
+use crate::state::keyring::{Key, Keyring, Lookup, parse_keys, verify};
+use crate::telemetry::logging::Level;
+use crate::telemetry::record::Recorder;
+
+/// Longest key set or discovery document.
+const MAX_BODY: usize = 256 * 1024;
+/// One fetch, connect included.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(10);
+/// Unknown kids start a fetch no more often than this.
+pub const ASK_INTERVAL: Duration = Duration::from_secs(10);
+/// A handshake waits so long for a fetch.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(2);
+/// Failed fetches are repeated, at first after the first and never later than the last of these.
+const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// The last fetch that has ended.
+#[derive(Clone, Copy, Debug)]
+struct Fetched {
+    began: Instant,
+    ok: bool,
+}
+
+/// One issuer: its policy, its keys, and the way to ask for newer ones.
+#[derive(Debug)]
+pub struct Issuer {
+    pub policy: IssuerPolicy,
+    keys: Keyring,
+    ask: Notify,
+    fetched: watch::Sender<Option<Fetched>>,
+}
+
+impl Issuer {
+    pub fn new(policy: IssuerPolicy) -> Arc<Self> {
+        Arc::new(Self {
+            policy,
+            keys: Keyring::default(),
+            ask: Notify::new(),
+            fetched: watch::Sender::new(None),
+        })
+    }
+
+    pub fn has_had_keys(&self) -> bool {
+        self.keys.has_had_keys()
+    }
+
+    /// Whether what its keys have verified may still be believed.
+    pub fn is_usable(&self) -> bool {
+        self.keys.is_usable(self.policy.max_stale, Instant::now())
+    }
+
+    /// Checks the signature of a token that names this issuer; waits for a fetch if only that can tell.
+    pub async fn verify(&self, jwt: &Jwt<'_>) -> Result<(Algorithm, Arc<Key>), Reason> {
+        let algorithm = jwt.algorithm.filter(|algorithm| self.policy.algorithms.contains(algorithm));
+        let algorithm = algorithm.ok_or(Reason::TokenAlgorithm)?;
+        let kid = jwt.kid.as_deref().ok_or(Reason::TokenKeyUnknown)?;
+        let keys = match self.look(kid) {
+            Lookup::Keys(keys) => keys,
+            Lookup::Unknown => return Err(Reason::TokenKeyUnknown),
+            Lookup::Unavailable => return Err(Reason::KeysUnavailable),
+            Lookup::Ask => self.ask_for(kid).await?,
+        };
+        verify(jwt, algorithm, &keys).map(|key| (algorithm, key))
+    }
+
+    fn look(&self, kid: &str) -> Lookup {
+        self.keys.look(kid, self.policy.max_stale, Instant::now())
+    }
+
+    /// Waits for a fetch that began after now and has the kid, or lacks it. All that wait share it.
+    async fn ask_for(&self, kid: &str) -> Result<Vec<Arc<Key>>, Reason> {
+        let asked = Instant::now();
+        let mut fetched = self.fetched.subscribe();
+        self.ask.notify_one();
+        let answer = async {
+            loop {
+                fetched.changed().await.map_err(|_| Reason::KeysUnavailable)?;
+                let last = *fetched.borrow_and_update();
+                if let Lookup::Keys(keys) = self.look(kid) {
+                    return Ok(keys);
+                }
+                match last {
+                    Some(last) if !last.ok => return Err(Reason::KeysUnavailable),
+                    // Only a fetch that began later can prove that there is no such key.
+                    Some(last) if last.began >= asked => {
+                        self.keys.lacks(kid, Instant::now());
+                        return Err(Reason::TokenKeyUnknown);
+                    }
+                    _ => {}
+                }
+            }
+        };
+        tokio::time::timeout(ASK_TIMEOUT, answer).await.unwrap_or(Err(Reason::KeysUnavailable))
+    }
+
+    /// Keeps the keys fresh for ever.
+    pub async fn keep_fresh(self: Arc<Self>, recorder: Arc<Recorder>) {
+        let mut pause = RETRY.0;
+        let mut may_ask = Instant::now();
+        loop {
+            let began = Instant::now();
+            let result = match tokio::time::timeout(FETCH_TIMEOUT, fetch(&self.policy)).await {
+                Ok(result) => result,
+                Err(_) => Err(format!("no answer within {}", humantime::format_duration(FETCH_TIMEOUT))),
+            };
+            let ok = result.is_ok();
+            recorder.metrics.jwks_refreshed(&self.policy.url, ok, Unix::now().seconds());
+            match result {
+                Ok(keys) => {
+                    if !self.has_had_keys()
+                        && let Some(line) = recorder.log.line(Level::Info, "jwks_ready")
+                    {
+                        line.text("issuer", &self.policy.url).number("keys", keys.len() as u64).write();
+                    }
+                    self.keys.replace(keys, Instant::now());
+                    pause = RETRY.0;
+                }
+                Err(error) => {
+                    if let Some(line) = recorder.log.line(Level::Warn, "jwks_failed") {
+                        line.text("issuer", &self.policy.url).text("message", &error).write();
+                    }
+                }
+            }
+            self.fetched.send_replace(Some(Fetched { began, ok }));
+            let next = if ok {
+                Instant::now() + self.policy.refresh
+            } else {
+                let at = Instant::now() + pause;
+                pause = (pause * 2).min(RETRY.1);
+                at
+            };
+            tokio::select! {
+                () = tokio::time::sleep_until(next) => {}
+                () = self.ask.notified() => {
+                    tokio::time::sleep_until(may_ask.min(next)).await;
+                    may_ask = Instant::now() + ASK_INTERVAL;
+                }
+            }
+        }
+    }
+}
+
+async fn fetch(policy: &IssuerPolicy) -> Result<Vec<Key>, String> {
+    let uri = match &policy.jwks_uri {
+        Some(uri) => uri.clone(),
+        None => discover(policy).await?,
+    };
+    parse_keys(&get(&uri, policy.ca_file.as_deref()).await?)
+}
+
+/// OpenID Connect Discovery 1.0 §4.3: the document must speak for exactly this issuer.
+async fn discover(policy: &IssuerPolicy) -> Result<String, String> {
+    let url = format!("{}/.well-known/openid-configuration", policy.url.trim_end_matches('/'));
+    let body = get(&url, policy.ca_file.as_deref()).await?;
+    let document: serde_json::Value = serde_json::from_slice(&body).map_err(|_| "discovery is not JSON")?;
+    let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
+    if text("issuer") != Some(policy.url.as_str()) {
+        return Err(format!(
+            "discovery is of the issuer {:?}: set [[issuer]] url to that, or give jwks_uri",
+            text("issuer").unwrap_or_default()
+        ));
+    }
+    let jwks_uri = text("jwks_uri").ok_or("discovery names no jwks_uri")?;
+    let parsed: Option<Uri> = jwks_uri.parse().ok().filter(|uri: &Uri| uri.authority().is_some());
+    match parsed.as_ref().and_then(Uri::scheme_str) {
+        Some("https") => Ok(jwks_uri.to_owned()),
+        Some("http") if !policy.url.starts_with("https:") => Ok(jwks_uri.to_owned()),
+        _ => Err(format!(
+            "discovery names the jwks_uri {jwks_uri:?}, which is not absolute, or not https as the issuer is"
+        )),
+    }
+}
+
+/// One GET: no redirects, no proxy, a bounded body.
+async fn get(url: &str, ca_file: Option<&str>) -> Result<Bytes, String> {
+    let told = |error: &dyn std::fmt::Display| format!("{url}: {error}");
+    let uri: Uri = url.parse().map_err(|error| told(&error))?;
+    let endpoint = Endpoint::of_url(&uri, ca_file).map_err(|error| told(&error))?;
+    let stream = endpoint.dial(None).await.map_err(|error| told(&error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| told(&error))?;
+    let connection = tokio::spawn(connection);
+    let authority = uri.authority().map_or("", http::uri::Authority::as_str);
+    let request = Request::get(uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str))
+        .header(header::HOST, authority)
+        .header(header::ACCEPT, "application/json")
+        .header(header::USER_AGENT, concat!("sidegate/", env!("CARGO_PKG_VERSION")))
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| told(&error))?;
+    let response = sender.send_request(request).await.map_err(|error| told(&error))?;
+    if response.status() != StatusCode::OK {
+        connection.abort();
+        return Err(format!("{url}: status {}", response.status().as_u16()));
+    }
+    let body = Limited::new(response.into_body(), MAX_BODY).collect().await.map_err(|error| told(&error));
+    connection.abort();
+    Ok(body?.to_bytes())
+}

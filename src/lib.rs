@@ -1,0 +1,9 @@
+//! sidegate (plan follows)
+
+pub mod app;
+mod base;
+mod io;
+mod policy;
+mod proxy;
+mod state;
+mod telemetry;

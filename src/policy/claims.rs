@@ -1,0 +1,322 @@
+//! What a verified token says, and the checks of `[[issuer]]` on it (RFC 7519 §4.1, RFC 9068 §4).
+//! `Facts` are about a token and are cached; a verdict never is.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::jwt::{Algorithm, Jwt};
+use crate::base::clock::Unix;
+use crate::base::reject::Reason;
+use crate::base::section::Section;
+use crate::base::value::{Grace, Span};
+
+/// Later times are nobody's: 31 December 9999, in seconds since the epoch.
+const END_OF_TIME: f64 = 253_402_300_799.0;
+
+/// `[[issuer]]`
+#[derive(Clone, Debug)]
+pub struct IssuerPolicy {
+    /// Equals `iss` byte for byte.
+    pub url: String,
+    /// Where the keys are; `None` = from discovery.
+    pub jwks_uri: Option<String>,
+    pub audiences: Vec<String>,
+    pub any_audience: bool,
+    pub clients: Vec<String>,
+    pub token_types: Vec<String>,
+    pub algorithms: Vec<Algorithm>,
+    pub leeway: Duration,
+    pub refresh: Duration,
+    /// `None` = keys never become too old.
+    pub max_stale: Option<Duration>,
+    pub ca_file: Option<String>,
+}
+
+impl IssuerPolicy {
+    /// Reads one table; `None` if a key without which there is no issuer is missing.
+    pub fn read(section: &Section<'_>) -> Option<Self> {
+        let url = section.required::<String>("url", "the `iss` of its tokens, byte for byte");
+        let jwks_uri = section.optional::<String>("jwks_uri");
+        for (key, value) in [("url", &url), ("jwks_uri", &jwks_uri)] {
+            if value.as_ref().is_some_and(|value| !is_http_url(value)) {
+                section.problem(
+                    key,
+                    "accepted: an absolute http or https URL without user, query of its own or fragment",
+                );
+            }
+        }
+        let any_audience = section.get("any_audience", false);
+        let audiences: Vec<String> = section.get("audiences", Vec::new());
+        if audiences.is_empty() && !any_audience {
+            section.problem("audiences", "is missing: name at least one value of `aud`, or write any_audience = true to take tokens for anybody");
+        }
+        if !audiences.is_empty() && any_audience {
+            section.problem("any_audience", "contradicts audiences: leave out one of them");
+        }
+        let clients = section.get("clients", Vec::new());
+        let token_types = section.get("token_types", vec!["Bearer".to_owned()]);
+        let algorithms = section.get("algorithms", vec![Algorithm::Rs256]);
+        if algorithms.is_empty() {
+            section.problem(
+                "algorithms",
+                "is empty: every token would be refused; accepted: RS/PS 256-512, ES256, ES384, EdDSA",
+            );
+        }
+        let leeway = section.get("leeway", Grace(Duration::from_secs(10))).0;
+        let refresh = section.get("refresh", Span(Duration::from_secs(300))).0;
+        let max_stale = section.get("max_stale", Some(Span(Duration::from_secs(86_400)))).map(|span| span.0);
+        let ca_file = section.optional("ca_file");
+        Some(Self {
+            url: url?,
+            jwks_uri,
+            audiences,
+            any_audience,
+            clients,
+            token_types,
+            algorithms,
+            leeway,
+            refresh,
+            max_stale,
+            ca_file,
+        })
+    }
+
+    /// Time, audience, type and client of a token of this issuer, at `now`.
+    pub fn check(&self, facts: &Facts, now: Unix) -> Result<(), Reason> {
+        let (now, leeway) = (now.seconds(), self.leeway.as_secs_f64());
+        let exp = facts.exp.ok_or(Reason::TokenClaimMissing)?;
+        if now >= exp + leeway {
+            return Err(Reason::TokenExpired);
+        }
+        if facts.nbf.is_some_and(|nbf| nbf > now + leeway) || facts.iat.is_some_and(|iat| iat > now + leeway)
+        {
+            return Err(Reason::TokenNotYetValid);
+        }
+        if !self.any_audience && !facts.audiences.iter().any(|aud| self.audiences.contains(aud)) {
+            return Err(Reason::TokenAudience);
+        }
+        // Bound to a key that a Bearer carrier does not prove (RFC 7800 §3.1).
+        if facts.claims.contains_key("cnf") {
+            return Err(Reason::TokenType);
+        }
+        let type_ok = match &facts.typ {
+            _ if self.token_types.is_empty() => true,
+            Some(typ) => self.token_types.contains(typ),
+            None => facts.at_jwt,
+        };
+        if !type_ok {
+            return Err(Reason::TokenType);
+        }
+        let client_ok =
+            self.clients.is_empty() || facts.client.as_ref().is_some_and(|azp| self.clients.contains(azp));
+        if client_ok { Ok(()) } else { Err(Reason::TokenClient) }
+    }
+}
+
+fn is_http_url(url: &str) -> bool {
+    let uri = url.parse::<http::Uri>().ok();
+    let shape = uri.is_some_and(|uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.authority().is_some_and(|a| !a.as_str().contains('@'))
+    });
+    shape && !url.contains('#')
+}
+
+/// What a verified token says.
+#[derive(Debug)]
+pub struct Facts {
+    pub iss: String,
+    pub sub: Option<String>,
+    pub sid: Option<String>,
+    pub jti: Option<String>,
+    /// `azp`
+    pub client: Option<String>,
+    /// `preferred_username`
+    pub username: Option<String>,
+    pub audiences: Vec<String>,
+    typ: Option<String>,
+    at_jwt: bool,
+    /// Seconds since the epoch.
+    pub exp: Option<f64>,
+    pub iat: Option<f64>,
+    nbf: Option<f64>,
+    pub claims: Map<String, Value>,
+}
+
+impl Facts {
+    /// Reads the claims; their signature is the caller's business.
+    pub fn of(jwt: Jwt<'_>) -> Result<Self, Reason> {
+        let claims = jwt.claims;
+        let text = |name: &str| match claims.get(name) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.clone())),
+            Some(_) => Err(Reason::TokenMalformed),
+        };
+        let time = |name: &str| match claims.get(name) {
+            None => Ok(None),
+            Some(Value::Number(n)) => {
+                n.as_f64().filter(|t| (0.0..=END_OF_TIME).contains(t)).map(Some).ok_or(Reason::TokenMalformed)
+            }
+            Some(_) => Err(Reason::TokenMalformed),
+        };
+        let audiences = match claims.get("aud") {
+            None => Vec::new(),
+            Some(Value::String(one)) => vec![one.clone()],
+            Some(Value::Array(many)) => {
+                let texts = many.iter().map(|aud| aud.as_str().map(str::to_owned));
+                texts.collect::<Option<_>>().ok_or(Reason::TokenMalformed)?
+            }
+            Some(_) => return Err(Reason::TokenMalformed),
+        };
+        Ok(Self {
+            iss: text("iss")?.ok_or(Reason::TokenClaimMissing)?,
+            sub: text("sub")?,
+            sid: text("sid")?,
+            jti: text("jti")?,
+            client: text("azp")?,
+            // For the log only, so a strange type is no reason to refuse.
+            username: text("preferred_username").unwrap_or_default(),
+            audiences,
+            typ: text("typ")?,
+            at_jwt: jwt.at_jwt,
+            exp: time("exp")?,
+            iat: time("iat")?,
+            nbf: time("nbf")?,
+            claims,
+        })
+    }
+
+    /// A claim by its path: its whole name first, for names may have dots, else nested members.
+    pub fn claim(&self, path: &str) -> Option<&Value> {
+        if let Some(value) = self.claims.get(path) {
+            return Some(value);
+        }
+        let mut parts = path.split('.');
+        let first = self.claims.get(parts.next()?)?;
+        parts.try_fold(first, |value, name| value.get(name))
+    }
+
+    /// The client's web origins, which Keycloak puts into `allowed-origins`.
+    pub fn allowed_origins(&self) -> Vec<&str> {
+        let list = self.claims.get("allowed-origins").and_then(Value::as_array);
+        list.into_iter().flatten().filter_map(Value::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn policy() -> IssuerPolicy {
+        IssuerPolicy {
+            url: "https://sso/realms/demo".into(),
+            jwks_uri: None,
+            audiences: vec!["chat".into()],
+            any_audience: false,
+            clients: vec![],
+            token_types: vec!["Bearer".into()],
+            algorithms: vec![Algorithm::Rs256],
+            leeway: Duration::from_secs(10),
+            refresh: Duration::from_secs(300),
+            max_stale: None,
+            ca_file: None,
+        }
+    }
+
+    fn facts_of(claims: &Value, at_jwt: bool) -> Result<Facts, Reason> {
+        let claims = claims.as_object().unwrap().clone();
+        Facts::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, at_jwt, claims })
+    }
+
+    fn with(changes: &Value) -> Value {
+        let mut claims = json!({"iss": "https://sso/realms/demo", "sub": "a", "aud": "chat", "typ": "Bearer", "exp": 1000, "iat": 900});
+        for (name, value) in changes.as_object().unwrap() {
+            if value == "absent" {
+                claims.as_object_mut().unwrap().remove(name);
+            } else {
+                claims[name] = value.clone();
+            }
+        }
+        claims
+    }
+
+    fn check(policy: &IssuerPolicy, changes: &Value, now: f64) -> Result<(), Reason> {
+        facts_of(&with(changes), false)
+            .and_then(|facts| policy.check(&facts, Unix(Duration::from_secs_f64(now))))
+    }
+
+    #[test]
+    fn a_token_ends_at_exp_plus_leeway_and_not_a_moment_later() {
+        assert_eq!(check(&policy(), &json!({}), 1009.9), Ok(()));
+        assert_eq!(check(&policy(), &json!({}), 1010.0), Err(Reason::TokenExpired));
+        assert_eq!(check(&policy(), &json!({"exp": 1000.5}), 1010.2), Ok(()));
+        assert_eq!(check(&policy(), &json!({"exp": "absent"}), 950.0), Err(Reason::TokenClaimMissing));
+    }
+
+    #[test]
+    fn tokens_of_the_future_are_not_valid_yet() {
+        assert_eq!(check(&policy(), &json!({"iat": 961}), 950.0), Err(Reason::TokenNotYetValid));
+        assert_eq!(check(&policy(), &json!({"iat": 960}), 950.0), Ok(()));
+        assert_eq!(check(&policy(), &json!({"nbf": 961}), 950.0), Err(Reason::TokenNotYetValid));
+        assert_eq!(check(&policy(), &json!({"iat": "absent"}), 950.0), Ok(()));
+    }
+
+    #[test]
+    fn audience_type_and_client_must_fit() {
+        for (changes, reason) in [
+            (json!({"aud": "account"}), Reason::TokenAudience),
+            (json!({"aud": "absent"}), Reason::TokenAudience),
+            (json!({"aud": []}), Reason::TokenAudience),
+            (json!({"typ": "ID"}), Reason::TokenType),
+            (json!({"typ": "Refresh"}), Reason::TokenType),
+            (json!({"typ": "bearer"}), Reason::TokenType),
+            (json!({"typ": "absent"}), Reason::TokenType),
+            (json!({"cnf": {"jkt": "x"}}), Reason::TokenType),
+        ] {
+            assert_eq!(check(&policy(), &changes, 950.0), Err(reason), "{changes}");
+        }
+        assert_eq!(check(&policy(), &json!({"aud": ["account", "chat"]}), 950.0), Ok(()));
+        let clients = IssuerPolicy { clients: vec!["web".into()], ..policy() };
+        assert_eq!(check(&clients, &json!({"azp": "web"}), 950.0), Ok(()));
+        assert_eq!(check(&clients, &json!({"azp": "cli"}), 950.0), Err(Reason::TokenClient));
+        assert_eq!(check(&clients, &json!({}), 950.0), Err(Reason::TokenClient));
+        let any = IssuerPolicy { audiences: vec![], any_audience: true, token_types: vec![], ..policy() };
+        assert_eq!(check(&any, &json!({"aud": "absent", "typ": "absent"}), 950.0), Ok(()));
+    }
+
+    #[test]
+    fn an_access_token_by_rfc_9068_needs_no_typ_claim() {
+        let facts = facts_of(&with(&json!({"typ": "absent"})), true).unwrap();
+        assert_eq!(policy().check(&facts, Unix(Duration::from_secs(950))), Ok(()));
+    }
+
+    #[test]
+    fn mistyped_claims_are_malformed() {
+        for changes in [
+            json!({"iss": ["https://sso/realms/demo"]}),
+            json!({"aud": 1}),
+            json!({"aud": ["chat", 1]}),
+            json!({"exp": "1000"}),
+            json!({"exp": 1e12}),
+            json!({"exp": -1}),
+            json!({"iat": true}),
+            json!({"sub": 7}),
+            json!({"sid": {}}),
+            json!({"jti": []}),
+        ] {
+            assert_eq!(check(&policy(), &changes, 950.0), Err(Reason::TokenMalformed), "{changes}");
+        }
+        assert_eq!(check(&policy(), &json!({"iss": "absent"}), 950.0), Err(Reason::TokenClaimMissing));
+    }
+
+    #[test]
+    fn claims_are_found_by_whole_name_or_path() {
+        let facts = facts_of(&with(&json!({"a.b": 1, "a": {"b": 2, "c": {"d": 3}}})), false).unwrap();
+        assert_eq!(facts.claim("a.b"), Some(&json!(1)));
+        assert_eq!(facts.claim("a.c.d"), Some(&json!(3)));
+        assert_eq!(facts.claim("a.x"), None);
+        assert_eq!(facts.claim("a.b.c"), None);
+    }
+}

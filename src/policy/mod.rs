@@ -1,0 +1,12 @@
+//! Floor 1: decisions. In: a request head, claims, `now`. Out: a value or a reason. No async, no locks,
+//! no clocks, no I/O.
+
+pub mod bearer;
+pub mod claims;
+pub mod frame;
+pub mod headers;
+pub mod jwt;
+pub mod origin;
+pub mod request;
+pub mod route;
+pub mod rule;

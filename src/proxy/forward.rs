@@ -1,0 +1,105 @@
+//! Plain HTTP: the same gate, then streamed both ways over kept connections.
+
+use std::sync::Arc;
+
+use http::header::{self, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
+use hyper::body::Incoming;
+
+use super::entry::Body;
+use super::handshake::{Verdict, headers_for_backend, target};
+use super::plan::{Gate, Upstream, Who};
+use crate::base::reject::Reason;
+use crate::io::pool::{Pool, is_connect};
+use crate::policy::headers::strip_hop_by_hop;
+
+/// The pools of one worker, by the index of the backend.
+pub type Pools = Vec<Pool<Body>>;
+
+/// Pools for all backends of the configuration.
+pub fn pools(upstreams: &[Arc<Upstream>]) -> Pools {
+    let pool =
+        |upstream: &Arc<Upstream>| Pool::new(upstream.endpoint.clone(), upstream.settings.connect_timeout);
+    upstreams.iter().map(pool).collect()
+}
+
+/// Sends a judged request on and returns the backend's answer.
+pub async fn send(
+    gate: &Gate,
+    pools: &Pools,
+    head: &Parts,
+    body: Incoming,
+    host: &str,
+    mut verdict: Verdict,
+    who: &Who,
+) -> Result<Response<Body>, Reason> {
+    let upstream = Arc::clone(&verdict.judged.plan.upstream);
+    let target = target(head, &verdict.rewrite);
+    let mut headers = headers_for_backend(gate, head, host, &mut verdict, who);
+    // Chunked it was, so a length beside it says nothing (RFC 9112 §6.3).
+    if head.headers.contains_key(header::TRANSFER_ENCODING) {
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    let mut request = Request::new(Body::Stream(body));
+    *request.method_mut() = head.method.clone();
+    *request.version_mut() = Version::HTTP_11;
+    *request.uri_mut() = uri(&target).ok_or(Reason::RequestMalformed)?;
+    *request.headers_mut() = headers;
+    let pool = pools.get(upstream.index).ok_or(Reason::Internal)?;
+    let sent = pool.send(request);
+    let response = match upstream.settings.response_timeout {
+        None => sent.await,
+        Some(timeout) => tokio::time::timeout(timeout, sent).await.map_err(|_| Reason::UpstreamTimeout)?,
+    };
+    let response = response.map_err(|error| {
+        if is_connect(&error) { Reason::UpstreamUnreachable } else { Reason::UpstreamMalformed }
+    })?;
+    let (mut parts, body) = response.into_parts();
+    if parts.status == StatusCode::SWITCHING_PROTOCOLS || !is_framed_once(&parts.headers) {
+        return Err(Reason::UpstreamMalformed);
+    }
+    strip_hop_by_hop(&mut parts.headers);
+    parts.version = Version::HTTP_11;
+    Ok(Response::from_parts(parts, Body::Stream(body)))
+}
+
+/// Two lengths, or a transfer coding that is not `chunked` alone, can be read in two ways: the start of
+/// a response splitting.
+fn is_framed_once(headers: &HeaderMap) -> bool {
+    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let coding = codings.next().map(HeaderValue::as_bytes);
+    lengths <= 1
+        && codings.next().is_none()
+        && coding.is_none_or(|coding| coding.eq_ignore_ascii_case(b"chunked"))
+        && (lengths == 0 || coding.is_none())
+}
+
+/// The authority only names the pool; the `Host` header is already there.
+fn uri(target: &str) -> Option<Uri> {
+    Uri::builder().scheme("http").authority("upstream").path_and_query(target).build().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bodies_that_could_be_read_in_two_ways_are_refused() {
+        let framed = |pairs: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            is_framed_once(&headers)
+        };
+        assert!(
+            framed(&[]) && framed(&[("content-length", "5")]) && framed(&[("transfer-encoding", "Chunked")])
+        );
+        assert!(!framed(&[("content-length", "5"), ("content-length", "5")]));
+        assert!(!framed(&[("content-length", "5"), ("transfer-encoding", "chunked")]));
+        assert!(!framed(&[("transfer-encoding", "gzip, chunked")]));
+        assert!(!framed(&[("transfer-encoding", "chunked"), ("transfer-encoding", "chunked")]));
+    }
+}

@@ -1,0 +1,14 @@
+//! Floor 4: the life of one connection. Read in this order: `connection` accepts, `entry` answers,
+//! `judge` decides, `handshake` carries an upgrade out (or `forward` a plain request), `session` lives,
+//! `splice` moves bytes, `closing` ends.
+
+pub mod closing;
+pub mod connection;
+pub mod entry;
+pub mod forward;
+pub mod handshake;
+pub mod judge;
+pub mod plan;
+pub mod refuse;
+pub mod session;
+pub mod splice;

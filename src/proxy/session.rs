@@ -1,0 +1,315 @@
+//! The life of one socket after its handshake: one task, one poll in fixed order, one timer. Whatever
+//! ends it, the cause that is recorded is the first, and both sides get the Close that fits.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{Instant, Sleep, timeout};
+
+use super::closing::{FOREVER, discard, say_goodbye};
+use super::plan::Plan;
+use super::splice::{Event, Half, Watch, stop_reason};
+use crate::base::reject::Reason;
+use crate::base::section::Section;
+use crate::base::value::{Grace, Span, words};
+use crate::policy::frame::{Sender, Stop, close_frame};
+use crate::state::permits::Permit;
+use crate::state::sessions::Registration;
+use crate::telemetry::record::{Describe, SessionRecord, Traffic};
+
+words! {
+    /// `[session] on_expiry`
+    pub enum OnExpiry { Close = "close", Keep = "keep" }
+}
+
+/// `[session]`
+#[derive(Clone, Debug)]
+pub struct SessionSettings {
+    pub on_expiry: OnExpiry,
+    pub expiry_grace: Duration,
+    pub write_timeout: Option<Duration>,
+    pub close_timeout: Option<Duration>,
+}
+
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            on_expiry: OnExpiry::Close,
+            expiry_grace: Duration::ZERO,
+            write_timeout: Some(Duration::from_secs(30)),
+            close_timeout: Some(Duration::from_secs(2)),
+        }
+    }
+}
+
+impl SessionSettings {
+    /// Reads the section; what it does not give is inherited.
+    pub fn read(section: &Section<'_>, inherited: &Self) -> Self {
+        let time =
+            |key: &str, inherited: Option<Duration>| section.get(key, inherited.map(Span)).map(|span| span.0);
+        Self {
+            on_expiry: section.get("on_expiry", inherited.on_expiry),
+            expiry_grace: section.get("expiry_grace", Grace(inherited.expiry_grace)).0,
+            write_timeout: time("write_timeout", inherited.write_timeout),
+            close_timeout: time("close_timeout", inherited.close_timeout),
+        }
+    }
+}
+
+/// What a session holds; all of it lets go when dropped.
+#[derive(Debug)]
+pub struct Session<W: Describe> {
+    pub plan: Arc<Plan>,
+    pub record: SessionRecord<W>,
+    /// Place in the registry and permit: released when the Close is written.
+    pub registration: Option<Registration>,
+    pub permit: Option<Permit>,
+    /// When the token is no longer good.
+    pub expires: Option<Instant>,
+}
+
+/// Why the relay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ended {
+    reason: Reason,
+    /// A Close that one side sent.
+    code: Option<u16>,
+}
+
+struct Relay {
+    received: Half,
+    sent: Half,
+    /// The first Close that went by.
+    closed: Option<Ended>,
+    /// When the answer to it is no longer waited for.
+    give_up: Option<Instant>,
+}
+
+impl<W: Describe> Session<W> {
+    /// Relays until something ends it, then closes both sides.
+    pub async fn run<C, B>(mut self, mut client: C, client_early: &[u8], mut backend: B, backend_early: &[u8])
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let mut relay = Relay {
+            received: Half::new(Sender::Client),
+            sent: Half::new(Sender::Backend),
+            closed: None,
+            give_up: None,
+        };
+        relay.received.begin_with(client_early, self.watch());
+        relay.sent.begin_with(backend_early, self.watch());
+        let ended = {
+            let mut timer = pin!(tokio::time::sleep_until(self.deadline(&relay)));
+            std::future::poll_fn(|cx| self.poll(cx, timer.as_mut(), &mut relay, &mut client, &mut backend))
+                .await
+        };
+        // Boxed: what only the end needs should not lie around in every idle session.
+        Box::pin(self.end(ended, relay, client, backend)).await;
+    }
+
+    fn watch(&self) -> Watch<'_> {
+        Watch {
+            limits: &self.plan.frames,
+            metrics: &self.record.recorder().metrics,
+            shadow: self.plan.shadow,
+        }
+    }
+
+    fn close_timeout(&self) -> Duration {
+        self.plan.session.close_timeout.unwrap_or(FOREVER)
+    }
+
+    /// The earliest moment at which time alone ends something.
+    fn deadline(&self, relay: &Relay) -> Instant {
+        let stalled = [relay.received.stalled, relay.sent.stalled].into_iter().flatten().min();
+        let stall = stalled.zip(self.plan.session.write_timeout).map(|(since, timeout)| since + timeout);
+        let all = [self.expires, stall, relay.give_up];
+        all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + FOREVER)
+    }
+
+    fn poll<C, B>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut timer: std::pin::Pin<&mut Sleep>,
+        relay: &mut Relay,
+        client: &mut C,
+        backend: &mut B,
+    ) -> Poll<Ended>
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        if let Some(reason) = self.registration.as_ref().and_then(|place| place.switch.ended(cx.waker())) {
+            return Poll::Ready(relay.closed.unwrap_or(Ended { reason, code: None }));
+        }
+        if timer.as_mut().poll_elapsed(cx)
+            && let Some(ended) = self.time_is_up(relay)
+        {
+            return Poll::Ready(ended);
+        }
+        // The backend first: its Close is still read when it no longer takes anything.
+        for sender in [Sender::Backend, Sender::Client] {
+            let ended = match sender {
+                Sender::Backend => self.poll_half(cx, sender, relay, backend, client),
+                Sender::Client => self.poll_half(cx, sender, relay, client, backend),
+            };
+            if let Some(ended) = ended {
+                return Poll::Ready(ended);
+            }
+        }
+        for half in [&mut relay.received, &mut relay.sent] {
+            if let Some(reason) = half.would_close.take() {
+                self.record.would_close(reason);
+            }
+        }
+        let deadline = self.deadline(relay);
+        // Only a deadline that has come nearer needs the timer now; a later one is found at its end.
+        if deadline < timer.deadline() || timer.is_elapsed() {
+            timer.as_mut().reset(deadline);
+            if timer.as_mut().poll_elapsed(cx) {
+                cx.waker().wake_by_ref();
+            }
+        }
+        Poll::Pending
+    }
+
+    /// One direction; `Some` = the relay is over.
+    fn poll_half<S, D>(
+        &self,
+        cx: &mut Context<'_>,
+        sender: Sender,
+        relay: &mut Relay,
+        source: &mut S,
+        sink: &mut D,
+    ) -> Option<Ended>
+    where
+        S: AsyncRead + Unpin,
+        D: AsyncWrite + Unpin,
+    {
+        let (half, lost, sink_lost, by_close) = match sender {
+            Sender::Client => {
+                (&mut relay.received, Reason::ClientLost, Reason::UpstreamLost, Reason::ClientClosed)
+            }
+            Sender::Backend => {
+                (&mut relay.sent, Reason::UpstreamLost, Reason::ClientLost, Reason::UpstreamClosed)
+            }
+        };
+        let Poll::Ready(event) = half.poll(cx, source, sink, self.watch()) else { return None };
+        let ended = |reason| Some(relay.closed.unwrap_or(Ended { reason, code: None }));
+        match event {
+            Event::Stopped(Stop::Closed(code)) => {
+                let first = *relay.closed.get_or_insert(Ended { reason: by_close, code });
+                if relay.received.is_closed() && relay.sent.is_closed() {
+                    return Some(first);
+                }
+                relay.give_up = relay.give_up.or_else(|| Some(Instant::now() + self.close_timeout()));
+                None
+            }
+            Event::Stopped(stop) => ended(stop_reason(stop, sender).unwrap_or(Reason::Internal)),
+            Event::SourceEnded => ended(lost),
+            Event::SinkFailed => ended(sink_lost),
+        }
+    }
+
+    fn time_is_up(&mut self, relay: &Relay) -> Option<Ended> {
+        let now = Instant::now();
+        if relay.give_up.is_some_and(|at| now >= at) {
+            return relay.closed;
+        }
+        let late = |since: Option<Instant>| {
+            since.zip(self.plan.session.write_timeout).is_some_and(|(since, timeout)| now >= since + timeout)
+        };
+        let reason = if self.expires.is_some_and(|at| now >= at) {
+            Reason::TokenExpired
+        } else if late(relay.received.stalled) || late(relay.sent.stalled) {
+            Reason::WriteTimeout
+        } else {
+            return None;
+        };
+        if self.plan.shadow && reason == Reason::TokenExpired {
+            self.expires = None;
+            self.record.would_close(reason);
+            return None;
+        }
+        Some(relay.closed.unwrap_or(Ended { reason, code: None }))
+    }
+
+    /// Both sides get the Close that fits, FIN, and time to read it.
+    async fn end<C, B>(mut self, ended: Ended, mut relay: Relay, mut client: C, mut backend: B)
+    where
+        C: AsyncRead + AsyncWrite + Unpin,
+        B: AsyncRead + AsyncWrite + Unpin,
+    {
+        let patience = self.close_timeout();
+        let code = self.plan.refuse.close_code(ended.reason).or(ended.code);
+        // Nothing of the client reaches the backend any more. What it has got ends at a boundary, or
+        // its connection just ends.
+        let to_backend = if relay.received.is_closed() || !relay.received.may_follow() {
+            Vec::new()
+        } else if let Some(code) = ended.code.filter(|_| ended.reason == Reason::UpstreamClosed) {
+            close_frame(code, "", Some(mask()))
+        } else {
+            close_frame(1001, ended.reason.label(), Some(mask()))
+        };
+        let backend_told =
+            timeout(patience, say_goodbye(&mut backend, &to_backend)).await.is_ok_and(|told| told.is_ok());
+
+        if ended.reason != Reason::ClientLost {
+            let at_boundary =
+                std::future::poll_fn(|cx| relay.sent.poll_boundary(cx, &mut backend, &mut client));
+            let at_boundary = timeout(patience, at_boundary).await.unwrap_or(false);
+            let to_client = match code {
+                Some(code) if at_boundary && !relay.sent.is_closed() => {
+                    let text = if ended.code.is_some() { "" } else { ended.reason.label() };
+                    close_frame(code, text, None)
+                }
+                _ => Vec::new(),
+            };
+            let _ = timeout(patience, say_goodbye(&mut client, &to_client)).await;
+        }
+        self.registration = None;
+        self.permit = None;
+        let traffic = Traffic {
+            received_messages: relay.received.messages,
+            received_bytes: relay.received.bytes,
+            sent_messages: relay.sent.messages,
+            sent_bytes: relay.sent.bytes,
+        };
+        self.record.finish(ended.reason, code, traffic);
+        let client_end = async {
+            if ended.reason != Reason::ClientLost {
+                discard(&mut client).await;
+            }
+        };
+        let backend_end = async {
+            if backend_told && ended.reason != Reason::UpstreamLost {
+                discard(&mut backend).await;
+            }
+        };
+        let _ = timeout(patience, async { tokio::join!(client_end, backend_end) }).await;
+    }
+}
+
+fn mask() -> [u8; 4] {
+    let mut mask = [0; 4];
+    // A mask of zeros is still a mask (RFC 6455 §5.3 wants it unpredictable against caching proxies,
+    // of which there is none between a sidecar and its backend).
+    let _ = aws_lc_rs::rand::fill(&mut mask);
+    mask
+}
+
+/// A timer that can be asked without a future's fuss.
+trait PollElapsed {
+    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool;
+}
+
+impl PollElapsed for std::pin::Pin<&mut Sleep> {
+    fn poll_elapsed(self, cx: &mut Context<'_>) -> bool {
+        std::future::Future::poll(self, cx).is_ready()
+    }
+}

@@ -1,0 +1,381 @@
+//! The byte pump. After the 101s bytes go from socket to socket untouched: inside one poll they are
+//! read into the thread's scratch, scanned and written, so that an idle session owns no buffer. What
+//! the other side does not take is kept, exactly sized, and reading stops until it is gone.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
+
+use crate::base::reject::Reason;
+use crate::base::value::Rate;
+use crate::policy::frame::{
+    Budget, Compression, Counts, FrameLimits, Kind, MAX_CONTROLS_PER_SECOND, MAX_HEADER, Scan, Scanner,
+    Sender, Stop, Window,
+};
+use crate::telemetry::metrics::Metrics;
+
+/// One read at most: larger reads save system calls, smaller ones memory that is shared anyway.
+const SCRATCH: usize = 64 * 1024;
+/// Room before what is read, for the bytes that the scanner holds back.
+const HEADROOM: usize = 16;
+/// One direction moves so much in a turn, so that a busy session leaves the thread to others.
+const TURN: usize = 256 * 1024;
+/// All sessions together keep so many unsent bytes before reads become small.
+const KEPT_ENOUGH: usize = 64 << 20;
+const SMALL_READ: usize = 2 * 1024;
+
+const _: () = assert!(HEADROOM >= MAX_HEADER, "held bytes fit before what is read");
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; HEADROOM + SCRATCH]);
+}
+
+static KEPT: AtomicUsize = AtomicUsize::new(0);
+
+/// Bytes that the destination did not take.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Box<[u8]>,
+    sent: usize,
+}
+
+impl Kept {
+    fn keep(bytes: &[u8]) -> Self {
+        KEPT.fetch_add(bytes.len(), Ordering::Relaxed);
+        Self { bytes: bytes.into(), sent: 0 }
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        KEPT.fetch_sub(self.bytes.len(), Ordering::Relaxed);
+    }
+}
+
+/// Why a direction moves no further.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// All that was approved has been written.
+    Stopped(Stop),
+    SourceEnded,
+    SinkFailed,
+}
+
+/// What is counted while bytes go by, and checked against.
+#[derive(Clone, Copy, Debug)]
+pub struct Watch<'a> {
+    pub limits: &'a FrameLimits,
+    pub metrics: &'a Metrics,
+    /// Report instead of stopping.
+    pub shadow: bool,
+}
+
+const UNLIMITED: FrameLimits =
+    FrameLimits { message: None, fragments: None, rate: None, compression: Compression::Pass };
+
+/// One direction.
+#[derive(Debug)]
+pub struct Half {
+    sender: Sender,
+    scanner: Scanner,
+    kept: Kept,
+    unflushed: bool,
+    stop: Option<Stop>,
+    /// Since when the destination takes nothing of what waits for it.
+    pub stalled: Option<Instant>,
+    pub messages: u64,
+    pub bytes: u64,
+    rates: Option<Box<Rates>>,
+    lenient: Option<Lenient>,
+    /// What shadow mode has to report.
+    pub would_close: Option<Reason>,
+}
+
+/// Windows of a client that sends anything that is limited by them.
+#[derive(Debug)]
+struct Rates {
+    began: Instant,
+    messages: Window,
+    controls: Window,
+}
+
+/// How a session in shadow mode goes on after what would have ended it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lenient {
+    /// Frames are still followed.
+    Unlimited,
+    /// Frames can no longer be told apart: bytes just pass.
+    Blind,
+}
+
+const CONTROLS: Rate = Rate { count: MAX_CONTROLS_PER_SECOND, per: Duration::from_secs(1) };
+
+impl Half {
+    pub fn new(sender: Sender) -> Self {
+        Self {
+            sender,
+            scanner: Scanner::new(sender),
+            kept: Kept::default(),
+            unflushed: false,
+            stop: None,
+            stalled: None,
+            messages: 0,
+            bytes: 0,
+            rates: None,
+            lenient: None,
+            would_close: None,
+        }
+    }
+
+    /// Bytes that came with the head: they are the first to be scanned and sent.
+    pub fn begin_with(&mut self, early: &[u8], watch: Watch<'_>) {
+        if !early.is_empty() {
+            let approved = self.approve(early, watch);
+            self.kept = Kept::keep(early.get(..approved).unwrap_or_default());
+        }
+    }
+
+    /// A Close has gone by.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.stop, Some(Stop::Closed(_)))
+    }
+
+    /// Everything approved has been taken by the destination and ends at a frame boundary, so a frame
+    /// of our own may follow.
+    pub fn may_follow(&self) -> bool {
+        self.kept.rest().is_empty() && self.scanner.at_boundary() && self.lenient != Some(Lenient::Blind)
+    }
+
+    fn budget(&mut self, limits: &FrameLimits) -> Budget {
+        if self.sender == Sender::Backend {
+            return Budget::UNLIMITED;
+        }
+        let now = Instant::now();
+        let rates = self.rates.get_or_insert_with(|| {
+            Box::new(Rates { began: now, messages: Window::default(), controls: Window::default() })
+        });
+        let since = now.duration_since(rates.began);
+        Budget {
+            messages: limits.rate.map_or(u64::MAX, |rate| rates.messages.budget(rate, since)),
+            controls: rates.controls.budget(CONTROLS, since),
+        }
+    }
+
+    fn account(&mut self, scan: &Scan, metrics: &Metrics) {
+        self.bytes += scan.approved as u64;
+        self.messages += scan.counts.messages();
+        if let Some(rates) = &mut self.rates {
+            rates.messages.spend(scan.counts.messages());
+            rates.controls.spend(scan.counts.controls());
+        }
+        let (bytes, messages) = match self.sender {
+            Sender::Client => (&metrics.bytes_received, &metrics.messages_received),
+            Sender::Backend => (&metrics.bytes_sent, &metrics.messages_sent),
+        };
+        bytes.inc_by(scan.approved as u64);
+        if scan.counts != Counts::default() {
+            for (kind, counter) in Kind::ALL.into_iter().zip(messages) {
+                let count = scan.counts.of(kind);
+                if count > 0 {
+                    counter.inc_by(count);
+                }
+            }
+        }
+    }
+
+    /// How much of a chunk may be forwarded; notes what it holds.
+    fn approve(&mut self, chunk: &[u8], watch: Watch<'_>) -> usize {
+        let mut approved = 0;
+        loop {
+            let rest = chunk.get(approved..).unwrap_or_default();
+            if self.lenient == Some(Lenient::Blind) {
+                let scan = Scan { approved: rest.len(), ..Scan::default() };
+                self.account(&scan, watch.metrics);
+                return chunk.len();
+            }
+            let limits = if self.lenient.is_some() { &UNLIMITED } else { watch.limits };
+            let budget = if self.lenient.is_some() { Budget::UNLIMITED } else { self.budget(limits) };
+            let scan = self.scanner.scan(rest, limits, budget);
+            self.account(&scan, watch.metrics);
+            approved += scan.approved;
+            match scan.stop {
+                Some(Stop::TooBig | Stop::TooMany | Stop::Malformed) if watch.shadow => {
+                    self.would_close = scan.stop.and_then(|stop| stop_reason(stop, self.sender));
+                    let malformed = scan.stop == Some(Stop::Malformed);
+                    self.lenient = Some(if malformed { Lenient::Blind } else { Lenient::Unlimited });
+                }
+                stop => {
+                    self.stop = stop;
+                    return approved;
+                }
+            }
+        }
+    }
+
+    /// Moves bytes until neither side has or takes more, or the turn is over.
+    pub fn poll<S, D>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut D,
+        watch: Watch<'_>,
+    ) -> Poll<Event>
+    where
+        S: AsyncRead + Unpin,
+        D: AsyncWrite + Unpin,
+    {
+        let mut moved = 0;
+        loop {
+            match self.poll_kept(cx, sink) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(Event::SinkFailed),
+                Poll::Pending => return Poll::Pending,
+            }
+            if let Some(stop) = self.stop {
+                return Poll::Ready(Event::Stopped(stop));
+            }
+            if moved >= TURN {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            let step = BUFFER.with_borrow_mut(|buffer| self.step(cx, buffer, source, sink, watch));
+            match step {
+                Poll::Ready(Ok(read)) => moved += read,
+                Poll::Ready(Err(event)) => return Poll::Ready(event),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    /// One read, and the write of what it brought.
+    fn step<S, D>(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        source: &mut S,
+        sink: &mut D,
+        watch: Watch<'_>,
+    ) -> Poll<Result<usize, Event>>
+    where
+        S: AsyncRead + Unpin,
+        D: AsyncWrite + Unpin,
+    {
+        let small = KEPT.load(Ordering::Relaxed) > KEPT_ENOUGH;
+        let size = if small { SMALL_READ } else { SCRATCH };
+        let space = buffer.get_mut(HEADROOM..HEADROOM + size).unwrap_or_default();
+        let mut space = ReadBuf::new(space);
+        match Pin::new(source).poll_read(cx, &mut space) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(_)) => return Poll::Ready(Err(Event::SourceEnded)),
+            Poll::Pending => return Poll::Pending,
+        }
+        let read = space.filled().len();
+        if read == 0 {
+            return Poll::Ready(Err(Event::SourceEnded));
+        }
+        let held = self.scanner.held().len();
+        let begin = HEADROOM - held;
+        if let Some(room) = buffer.get_mut(begin..HEADROOM) {
+            room.copy_from_slice(self.scanner.held());
+        }
+        let chunk = buffer.get(begin..HEADROOM + read).unwrap_or_default();
+        let approved = self.approve(chunk, watch);
+        let mut rest = chunk.get(..approved).unwrap_or_default();
+        while !rest.is_empty() {
+            match Pin::new(&mut *sink).poll_write(cx, rest) {
+                Poll::Ready(Ok(n)) if n > 0 => rest = rest.get(n..).unwrap_or_default(),
+                Poll::Ready(_) => return Poll::Ready(Err(Event::SinkFailed)),
+                Poll::Pending => {
+                    self.kept = Kept::keep(rest);
+                    self.stalled = Some(Instant::now());
+                    return Poll::Pending;
+                }
+            }
+        }
+        self.unflushed = true;
+        Poll::Ready(Ok(read))
+    }
+
+    /// Writes what is kept and flushes; `false` = the sink has failed.
+    fn poll_kept<D: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, sink: &mut D) -> Poll<bool> {
+        while !self.kept.rest().is_empty() {
+            match Pin::new(&mut *sink).poll_write(cx, self.kept.rest()) {
+                Poll::Ready(Ok(n)) if n > 0 => {
+                    self.kept.sent += n;
+                    self.stalled = None;
+                    self.unflushed = true;
+                }
+                Poll::Ready(_) => return Poll::Ready(false),
+                Poll::Pending => {
+                    self.stalled = self.stalled.or_else(|| Some(Instant::now()));
+                    return Poll::Pending;
+                }
+            }
+        }
+        if !self.kept.bytes.is_empty() {
+            self.kept = Kept::default();
+        }
+        if self.unflushed {
+            match Pin::new(sink).poll_flush(cx) {
+                Poll::Ready(Ok(())) => self.unflushed = false,
+                Poll::Ready(Err(_)) => return Poll::Ready(false),
+                // The bytes are with the sink, whose own wake-up will finish them.
+                Poll::Pending => {}
+            }
+        }
+        Poll::Ready(true)
+    }
+
+    /// Completes this direction to the next frame boundary, and no further. Returns whether the
+    /// destination is now at one.
+    pub fn poll_boundary<S, D>(&mut self, cx: &mut Context<'_>, source: &mut S, sink: &mut D) -> Poll<bool>
+    where
+        S: AsyncRead + Unpin,
+        D: AsyncWrite + Unpin,
+    {
+        if self.lenient == Some(Lenient::Blind) {
+            return Poll::Ready(false);
+        }
+        loop {
+            match self.poll_kept(cx, sink) {
+                Poll::Ready(true) => {}
+                Poll::Ready(false) => return Poll::Ready(false),
+                Poll::Pending => return Poll::Pending,
+            }
+            if self.scanner.at_boundary() {
+                return Poll::Ready(true);
+            }
+            let mut space = [0; 4096];
+            let mut space = ReadBuf::new(&mut space);
+            match Pin::new(&mut *source).poll_read(cx, &mut space) {
+                Poll::Ready(Ok(())) if !space.filled().is_empty() => {
+                    let take = self.scanner.finish_frame(space.filled());
+                    self.bytes += take as u64;
+                    self.kept = Kept::keep(space.filled().get(..take).unwrap_or_default());
+                }
+                Poll::Ready(_) => return Poll::Ready(false),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+}
+
+/// The reason of a stop that the gate itself imposes.
+pub fn stop_reason(stop: Stop, sender: Sender) -> Option<Reason> {
+    match (stop, sender) {
+        (Stop::Closed(_), _) => None,
+        (Stop::Malformed, Sender::Client) => Some(Reason::FrameMalformed),
+        (Stop::Malformed, Sender::Backend) => Some(Reason::UpstreamMalformed),
+        (Stop::TooBig, _) => Some(Reason::MessageTooBig),
+        (Stop::TooMany, _) => Some(Reason::MessageRateExceeded),
+    }
+}

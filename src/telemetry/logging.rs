@@ -1,0 +1,270 @@
+//! Log lines on standard output, JSON or text. A line never blocks the thread that writes it: lines
+//! are gathered in a bounded buffer that one thread of its own writes out, and what does not fit
+//! because nobody reads is dropped, counted and told.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::base::clock::Unix;
+use crate::base::section::Section;
+use crate::base::value::{quoted, words};
+
+words! {
+    /// `[log] format`
+    pub enum Format { Json = "json", Text = "text" }
+}
+
+words! {
+    /// `[log] level`: lines below it are not written.
+    #[derive(PartialOrd, Ord)]
+    pub enum Level { Debug = "debug", Info = "info", Warn = "warn", Error = "error" }
+}
+
+/// `[log]`
+#[derive(Clone, Copy, Debug)]
+pub struct LogSettings {
+    pub format: Format,
+    pub level: Level,
+    /// A line for each plain HTTP request too.
+    pub requests: bool,
+}
+
+impl LogSettings {
+    pub fn read(section: &Section<'_>) -> Self {
+        Self {
+            format: section.get("format", Format::Json),
+            level: section.get("level", Level::Info),
+            requests: section.get("requests", false),
+        }
+    }
+}
+
+/// Unwritten bytes beyond this are dropped: it trades memory for lines while standard output stalls.
+const MAX_BUFFER: usize = 4 << 20;
+/// Lines are gathered so long before they are written.
+const GATHER: Duration = Duration::from_millis(5);
+
+#[derive(Debug, Default)]
+struct Buffer {
+    bytes: Vec<u8>,
+    dropped: u64,
+    writing: bool,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    buffer: Mutex<Buffer>,
+    filled: Condvar,
+    emptied: Condvar,
+}
+
+fn lock(shared: &Shared) -> MutexGuard<'_, Buffer> {
+    shared.buffer.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Where lines go.
+#[derive(Clone, Debug)]
+pub struct Log {
+    settings: LogSettings,
+    shared: Arc<Shared>,
+}
+
+impl Log {
+    /// Writes to standard output, from a thread of its own.
+    pub fn to_stdout(settings: LogSettings) -> Self {
+        let log = Self::to_memory(settings);
+        let shared = Arc::clone(&log.shared);
+        let writer = std::thread::Builder::new().name("log".into()).spawn(move || write_out(&shared));
+        if let Err(error) = writer {
+            eprintln!("no thread for the log: {error}");
+        }
+        log
+    }
+
+    /// Keeps the lines, for tests.
+    pub fn to_memory(settings: LogSettings) -> Self {
+        Self { settings, shared: Arc::default() }
+    }
+
+    /// What [`Self::to_memory`] has kept, and no more than once.
+    pub fn take(&self) -> String {
+        String::from_utf8_lossy(&std::mem::take(&mut lock(&self.shared).bytes)).into_owned()
+    }
+
+    pub fn settings(&self) -> LogSettings {
+        self.settings
+    }
+
+    /// Begins a line; `None` if its level is silenced.
+    pub fn line(&self, level: Level, event: &str) -> Option<Line<'_>> {
+        (level >= self.settings.level).then(|| Line::new(self, level, event))
+    }
+
+    /// A line with one text.
+    pub fn say(&self, level: Level, event: &str, message: &str) {
+        if let Some(line) = self.line(level, event) {
+            line.text("message", message).write();
+        }
+    }
+
+    /// Waits, at most two seconds, until all lines are written.
+    pub fn flush(&self) {
+        let buffer = lock(&self.shared);
+        let unwritten = |buffer: &mut Buffer| !buffer.bytes.is_empty() || buffer.writing;
+        drop(self.shared.emptied.wait_timeout_while(buffer, Duration::from_secs(2), unwritten));
+    }
+
+    fn push(&self, line: &str) {
+        let mut buffer = lock(&self.shared);
+        if buffer.bytes.len() + line.len() > MAX_BUFFER {
+            buffer.dropped += 1;
+            return;
+        }
+        let wake = buffer.bytes.is_empty() && !buffer.writing;
+        buffer.bytes.extend_from_slice(line.as_bytes());
+        drop(buffer);
+        if wake {
+            self.shared.filled.notify_one();
+        }
+    }
+}
+
+fn write_out(shared: &Shared) {
+    let mut chunk = Vec::new();
+    loop {
+        let mut buffer = lock(shared);
+        while buffer.bytes.is_empty() {
+            buffer.writing = false;
+            shared.emptied.notify_all();
+            buffer = shared.filled.wait(buffer).unwrap_or_else(PoisonError::into_inner);
+        }
+        buffer.writing = true;
+        drop(buffer);
+        std::thread::sleep(GATHER);
+        let mut buffer = lock(shared);
+        chunk.clear();
+        std::mem::swap(&mut chunk, &mut buffer.bytes);
+        let dropped = std::mem::take(&mut buffer.dropped);
+        drop(buffer);
+        if dropped > 0 {
+            let line =
+                format!("{{\"level\":\"warn\",\"event\":\"log_lines_dropped\",\"count\":{dropped}}}\n");
+            chunk.extend_from_slice(line.as_bytes());
+        }
+        let mut stdout = std::io::stdout().lock();
+        // Nobody is left to be told when standard output itself is gone.
+        let _ = stdout.write_all(&chunk).and_then(|()| stdout.flush());
+    }
+}
+
+/// A line under construction.
+#[derive(Debug)]
+#[must_use = "a line is written by `write`"]
+pub struct Line<'l> {
+    log: &'l Log,
+    text: String,
+}
+
+impl<'l> Line<'l> {
+    fn new(log: &'l Log, level: Level, event: &str) -> Self {
+        let time = Unix::now().rfc3339();
+        let mut text = String::with_capacity(512);
+        let _ = match log.settings.format {
+            Format::Json => {
+                write!(text, "{{\"time\":\"{time}\",\"level\":\"{}\",\"event\":\"{event}\"", level.word())
+            }
+            Format::Text => write!(text, "{time} {} {event}", level.word().to_uppercase()),
+        };
+        Self { log, text }
+    }
+
+    fn raw(mut self, name: &str, value: &str) -> Self {
+        let _ = match self.log.settings.format {
+            Format::Json => write!(self.text, ",\"{name}\":{value}"),
+            Format::Text => write!(self.text, " {name}={value}"),
+        };
+        self
+    }
+
+    pub fn text(self, name: &str, value: &str) -> Self {
+        let plain = self.log.settings.format == Format::Text
+            && !value.is_empty()
+            && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+        if plain { self.raw(name, value) } else { self.raw(name, &quoted(value)) }
+    }
+
+    /// Nothing at all if there is no value.
+    pub fn maybe(self, name: &str, value: Option<&str>) -> Self {
+        match value {
+            Some(value) => self.text(name, value),
+            None => self,
+        }
+    }
+
+    pub fn number(self, name: &str, value: u64) -> Self {
+        let value = value.to_string();
+        self.raw(name, &value)
+    }
+
+    pub fn millis(self, name: &str, value: Duration) -> Self {
+        let value = format!("{:.3}", value.as_secs_f64() * 1000.0);
+        self.raw(name, &value)
+    }
+
+    pub fn write(mut self) {
+        self.text.push_str(match self.log.settings.format {
+            Format::Json => "}\n",
+            Format::Text => "\n",
+        });
+        self.log.push(&self.text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn log(format: Format, level: Level) -> Log {
+        Log::to_memory(LogSettings { format, level, requests: false })
+    }
+
+    #[test]
+    fn json_lines_are_json_whatever_is_in_them() {
+        let log = log(Format::Json, Level::Info);
+        log.line(Level::Info, "x")
+            .unwrap()
+            .text("a", "q\"\n\u{1}é")
+            .number("n", 7)
+            .maybe("none", None)
+            .write();
+        let line: serde_json::Value = serde_json::from_str(&log.take()).unwrap();
+        assert_eq!(line["a"], "q\"\n\u{1}é");
+        assert_eq!((&line["n"], &line["event"], line.get("none")), (&7.into(), &"x".into(), None));
+    }
+
+    #[test]
+    fn text_lines_stay_one_line() {
+        let log = log(Format::Text, Level::Info);
+        log.line(Level::Warn, "x").unwrap().text("a", "b c\nd").text("e", "f").write();
+        let line = log.take();
+        assert!(line.ends_with(" WARN x a=\"b c\\nd\" e=f\n"), "{line}");
+    }
+
+    #[test]
+    fn a_silenced_level_writes_nothing() {
+        assert!(log(Format::Json, Level::Warn).line(Level::Info, "x").is_none());
+    }
+
+    #[test]
+    fn a_log_that_nobody_reads_stays_bounded() {
+        let log = log(Format::Json, Level::Info);
+        let long = "x".repeat(64 * 1024);
+        for _ in 0..100 {
+            log.say(Level::Info, "x", &long);
+        }
+        assert!(lock(&log.shared).dropped > 0);
+        assert!(log.take().len() <= MAX_BUFFER);
+    }
+}

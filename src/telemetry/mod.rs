@@ -1,0 +1,5 @@
+//! Floor 1: what operators read. Knows nothing of policies: others describe themselves to a line.
+
+pub mod logging;
+pub mod metrics;
+pub mod record;
