@@ -237,7 +237,7 @@ impl Admin {
         if !matches!(self.access, Access::ProbesOnly)
             && let Err(refusal) = is_from_an_operator(request)
         {
-            return refusal;
+            return *refusal;
         }
         match (request.method(), request.uri().path()) {
             (&Method::GET, "/livez") => json_answer(StatusCode::OK, &json!({"live": true})),
@@ -255,7 +255,7 @@ impl Admin {
                         self.control.drain();
                         json_answer(StatusCode::ACCEPTED, &json!({"draining": true}))
                     }
-                    Err(refusal) => refusal,
+                    Err(refusal) => *refusal,
                 }
             }
             (_, "/livez" | "/readyz" | "/metrics" | "/drained" | "/drain") => {
@@ -282,13 +282,13 @@ impl Admin {
         json_answer(status, &json!({"ready": missing.is_empty(), "missing": missing}))
     }
 
-    fn authorize(&self, request: &Request<Incoming>) -> Result<(), Answer> {
+    fn authorize(&self, request: &Request<Incoming>) -> Result<(), Box<Answer>> {
         match &self.access {
             Access::Open => Ok(()),
-            Access::Closed | Access::ProbesOnly => Err(problem(
+            Access::Closed | Access::ProbesOnly => Err(Box::new(problem(
                 StatusCode::FORBIDDEN,
                 "set [admin] token_file, or listen on a unix socket: [admin] address = \"unix:/run/sidegate/admin.sock\"",
-            )),
+            ))),
             Access::Token(Secret(token)) => {
                 let given = request
                     .headers()
@@ -306,7 +306,7 @@ impl Admin {
                     refusal
                         .headers_mut()
                         .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                    Err(refusal)
+                    Err(Box::new(refusal))
                 }
             }
         }
@@ -314,15 +314,15 @@ impl Admin {
 }
 
 /// Keeps web pages out: a page can reach loopback, but not without an Origin or by rebinding a name.
-fn is_from_an_operator(request: &Request<Incoming>) -> Result<(), Answer> {
+fn is_from_an_operator(request: &Request<Incoming>) -> Result<(), Box<Answer>> {
     let name = host(request.headers()).and_then(host_name).unwrap_or_default();
     let bare = name.trim_start_matches('[').trim_end_matches(']');
     let named = bare.eq_ignore_ascii_case("localhost") || bare.parse::<IpAddr>().is_ok();
     if request.headers().contains_key(header::ORIGIN) || !named {
-        return Err(problem(
+        return Err(Box::new(problem(
             StatusCode::FORBIDDEN,
             "the admin listener answers no web page: use localhost or an address as Host, and no Origin",
-        ));
+        )));
     }
     Ok(())
 }

@@ -74,7 +74,7 @@ enum Command {
 
 #[derive(Debug, clap::Args)]
 struct ConfigArg {
-    /// Else $SIDEGATE_CONFIG, else /etc/sidegate/sidegate.toml
+    /// Else `$SIDEGATE_CONFIG`, else /etc/sidegate/sidegate.toml
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }

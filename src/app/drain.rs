@@ -165,10 +165,10 @@ impl Control {
 }
 
 /// SIGTERM and SIGINT drain; a second one cuts.
-pub fn obey_signals(control: Arc<Control>) -> Result<()> {
+pub fn obey_signals(control: &Arc<Control>) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
         let mut signals = signal(kind)?;
-        let control = Arc::clone(&control);
+        let control = Arc::clone(control);
         tokio::spawn(async move {
             while signals.recv().await.is_some() {
                 control.signalled();

@@ -138,7 +138,7 @@ impl Bound {
             }
             admin.serve(&control)?;
             if signals {
-                drain::obey_signals(Arc::clone(&control))?;
+                drain::obey_signals(&control)?;
             }
             Ok::<_, anyhow::Error>(control.run().await)
         });

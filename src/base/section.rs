@@ -4,7 +4,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
 use toml::Spanned;
@@ -179,8 +179,8 @@ impl<'d> Section<'d> {
         Problem { path, line: span.map(|span| line_of(self.document.text, &span)), value, message }
     }
 
-    fn leave(&self, key: &str, value: String, given: bool) {
-        let value = masked(&value);
+    fn leave(&self, key: &str, value: &str, given: bool) {
+        let value = masked(value);
         let effective = Effective { section: self.path.clone(), key: key.to_owned(), value, given };
         self.document.sink.borrow_mut().effective.push(effective);
     }
@@ -196,7 +196,7 @@ impl<'d> Section<'d> {
         };
         let value = T::read(&raw);
         match (&value, override_by) {
-            (Some(value), _) => self.leave(key, value.show(), true),
+            (Some(value), _) => self.leave(key, &value.show(), true),
             (None, Some((name, text))) => self.document.sink.borrow_mut().problems.push(Problem {
                 path: name,
                 line: None,
@@ -215,7 +215,7 @@ impl<'d> Section<'d> {
             return value;
         }
         if self.document.sink.borrow().problems.len() == known {
-            self.leave(key, default.show(), false);
+            self.leave(key, &default.show(), false);
         }
         default
     }
@@ -278,7 +278,7 @@ impl<'d> Section<'d> {
                 inner.asked.borrow_mut().extend(table.keys().map(|name| name.get_ref().to_string()));
             }
         }
-        self.leave(key, show_map(&pairs), true);
+        self.leave(key, &show_map(&pairs), true);
         Some(pairs)
     }
 
@@ -288,7 +288,7 @@ impl<'d> Section<'d> {
             return self.map(key).unwrap_or_default();
         }
         self.asked.borrow_mut().push(key.to_owned());
-        self.leave(key, show_map(default), false);
+        self.leave(key, &show_map(default), false);
         default.to_vec()
     }
 }
@@ -354,7 +354,7 @@ pub fn show(effective: &[Effective]) -> String {
             out.push_str(&heading);
             out.push('\n');
         }
-        out.push_str(&format!("{} = {}\n", entry.key, entry.value));
+        let _ = writeln!(out, "{} = {}", entry.key, entry.value);
     }
     out
 }

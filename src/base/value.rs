@@ -204,7 +204,8 @@ impl Value for Size {
         number.parse::<u64>().ok()?.checked_mul(*unit).filter(|n| *n > 0 && *n < 1 << 62).map(Self)
     }
     fn show(&self) -> String {
-        let (name, bytes) = UNITS.into_iter().find(|(_, bytes)| self.0 % bytes == 0).unwrap_or(("B", 1));
+        let (name, bytes) =
+            UNITS.into_iter().find(|(_, bytes)| self.0.is_multiple_of(*bytes)).unwrap_or(("B", 1));
         quoted(&format!("{}{name}", self.0 / bytes))
     }
 }

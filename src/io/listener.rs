@@ -24,7 +24,7 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 }
 
 /// One listening socket for each worker on the same address: the kernel spreads the connections, and
-/// no worker ever wakes another. The first bind is exclusive, for SO_REUSEPORT would otherwise let a
+/// no worker ever wakes another. The first bind is exclusive, for `SO_REUSEPORT` would otherwise let a
 /// second gate on the same port take half of the connections without a word.
 pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::TcpListener>> {
     let only = bind(address, false)?;

@@ -179,7 +179,7 @@ impl Facts {
             username: text("preferred_username").unwrap_or_default(),
             audiences,
             typ: text("typ")?,
-            at_jwt: jwt.at_jwt,
+            at_jwt: jwt.is_at,
             exp: time("exp")?,
             iat: time("iat")?,
             nbf: time("nbf")?,
@@ -227,7 +227,7 @@ mod tests {
 
     fn facts_of(claims: &Value, at_jwt: bool) -> Result<Facts, Reason> {
         let claims = claims.as_object().unwrap().clone();
-        Facts::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, at_jwt, claims })
+        Facts::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: at_jwt, claims })
     }
 
     fn with(changes: &Value) -> Value {

@@ -72,16 +72,6 @@ pub enum Kind {
 
 impl Kind {
     pub const ALL: [Self; 5] = [Self::Text, Self::Binary, Self::Ping, Self::Pong, Self::Close];
-
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Binary => "binary",
-            Self::Ping => "ping",
-            Self::Pong => "pong",
-            Self::Close => "close",
-        }
-    }
 }
 
 /// Messages and control frames by [`Kind`].
@@ -113,7 +103,8 @@ impl Counts {
         self.ping + self.pong
     }
 
-    pub fn add(&mut self, other: &Self) {
+    #[cfg(test)]
+    fn add(&mut self, other: &Self) {
         self.text += other.text;
         self.binary += other.binary;
         self.ping += other.ping;

@@ -54,7 +54,7 @@ pub struct Jwt<'t> {
     pub algorithm: Option<Algorithm>,
     pub kid: Option<String>,
     /// `typ` of the header is `at+jwt` (RFC 9068 §2.1).
-    pub at_jwt: bool,
+    pub is_at: bool,
     pub claims: Map<String, Value>,
 }
 
@@ -76,7 +76,7 @@ pub fn parse(token: &str) -> Result<Jwt<'_>, Reason> {
     if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
         return Err(MALFORMED);
     }
-    let at_jwt = match header.get("typ") {
+    let is_at = match header.get("typ") {
         None => false,
         Some(Value::String(typ)) => {
             let typ = typ.to_ascii_lowercase();
@@ -97,7 +97,7 @@ pub fn parse(token: &str) -> Result<Jwt<'_>, Reason> {
         Some(Value::String(kid)) if kid.len() <= MAX_KID => Some(kid),
         Some(_) => return Err(MALFORMED),
     };
-    Ok(Jwt { signed, signature, algorithm, kid, at_jwt, claims })
+    Ok(Jwt { signed, signature, algorithm, kid, is_at, claims })
 }
 
 fn object(part: &str) -> Option<Map<String, Value>> {
@@ -253,7 +253,7 @@ mod tests {
         for (typ, at_jwt) in [("JWT", false), ("jwt", false), ("at+jwt", true), ("application/AT+JWT", true)]
         {
             assert_eq!(
-                parse(&token(&format!(r#"{{"alg":"RS256","typ":"{typ}"}}"#), "{}")).unwrap().at_jwt,
+                parse(&token(&format!(r#"{{"alg":"RS256","typ":"{typ}"}}"#), "{}")).unwrap().is_at,
                 at_jwt
             );
         }

@@ -131,7 +131,8 @@ impl Role {
 fn says(claim: &Value, wanted: &str) -> bool {
     match claim {
         Value::String(text) => text == wanted,
-        Value::Number(_) | Value::Bool(_) => claim.to_string() == wanted,
+        Value::Number(number) => number.to_string().as_str() == wanted,
+        Value::Bool(flag) => (if *flag { "true" } else { "false" }) == wanted,
         Value::Array(items) => items.iter().any(|item| !item.is_array() && says(item, wanted)),
         Value::Null | Value::Object(_) => false,
     }
@@ -157,7 +158,7 @@ mod tests {
             "realm_access": {"roles": ["chat"]}, "resource_access": {"my.app": {"roles": ["editor"]}},
         });
         let claims = claims.as_object().unwrap().clone();
-        Facts::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, at_jwt: false, claims })
+        Facts::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims })
             .unwrap()
     }
 

@@ -85,13 +85,13 @@ pub struct Worker {
 impl Worker {
     fn request_id(&self, head: &Parts) -> Box<str> {
         let given = head.headers.get("x-request-id").map(HeaderValue::as_bytes);
-        match given.filter(|id| request_id_is_plain(id)).and_then(|id| std::str::from_utf8(id).ok()) {
-            Some(id) => id.into(),
-            None => {
-                let n = self.id_next.fetch_add(1, Ordering::Relaxed);
-                format!("{:016x}{:08x}", self.id_prefix, n).into()
-            }
+        if let Some(id) =
+            given.filter(|id| request_id_is_plain(id)).and_then(|id| std::str::from_utf8(id).ok())
+        {
+            return id.into();
         }
+        let n = self.id_next.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}{n:08x}", self.id_prefix).into()
     }
 }
 
@@ -264,7 +264,7 @@ fn open(
                 session.run(client, &parts.read_buf, backend, &backend_early).await;
             }
             None => {
-                session.record.finish(Reason::ClientLost, None, crate::telemetry::record::Traffic::default())
+                session.record.finish(Reason::ClientLost, None, crate::telemetry::record::Traffic::default());
             }
         }
         drop(slot);

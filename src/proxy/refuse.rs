@@ -119,15 +119,13 @@ pub struct Refusal {
 /// Decides how to tell an upgrade that it is refused.
 pub fn upgrade(reject: Reject, head: &Parts, settings: &RefuseSettings, token: &TokenPolicy) -> Refusal {
     let has_origin = head.headers.contains_key(header::ORIGIN);
-    match settings.code_instead_of_status(reject.reason, has_origin) {
-        Some(code) => accept_to_close(reject.reason, code, head, token),
-        None => {
-            let mut refusal = plain(reject);
-            // One upgrade per connection: what follows a failed one is not another request of it.
-            refusal.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            refusal
-        }
+    if let Some(code) = settings.code_instead_of_status(reject.reason, has_origin) {
+        return accept_to_close(reject.reason, code, head, token);
     }
+    let mut refusal = plain(reject);
+    // One upgrade per connection: what follows a failed one is not another request of it.
+    refusal.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    refusal
 }
 
 fn accept_to_close(reason: Reason, code: u16, head: &Parts, token: &TokenPolicy) -> Refusal {

@@ -298,7 +298,7 @@ mod tests {
             signature,
             algorithm: None,
             kid: None,
-            at_jwt: false,
+            is_at: false,
             claims: serde_json::Map::new(),
         };
         assert!(Arc::ptr_eq(&verify(&jwt(signature.clone()), Algorithm::Es256, &keys).unwrap(), &keys[1]));

@@ -121,7 +121,9 @@ impl Sessions {
                 matching.map(|entry| Arc::clone(&entry.switch)).collect()
             };
             ended += switches.len();
-            switches.iter().for_each(|switch| switch.end(reason));
+            for switch in &switches {
+                switch.end(reason);
+            }
         }
         ended
     }
@@ -173,7 +175,7 @@ mod tests {
 
     fn facts(sub: &str) -> Option<Arc<Facts>> {
         let claims = json!({"iss": "x", "sub": sub}).as_object().unwrap().clone();
-        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, at_jwt: false, claims };
+        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
         Some(Arc::new(Facts::of(jwt).unwrap()))
     }
 

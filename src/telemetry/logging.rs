@@ -260,9 +260,9 @@ mod tests {
     #[test]
     fn a_log_that_nobody_reads_stays_bounded() {
         let log = log(Format::Json, Level::Info);
-        let long = "x".repeat(64 * 1024);
+        let text = "x".repeat(64 * 1024);
         for _ in 0..100 {
-            log.say(Level::Info, "x", &long);
+            log.say(Level::Info, "x", &text);
         }
         assert!(lock(&log.shared).dropped > 0);
         assert!(log.take().len() <= MAX_BUFFER);
