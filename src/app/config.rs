@@ -13,8 +13,9 @@ use crate::io::upstream::UpstreamSettings;
 use crate::policy::bearer::TokenPolicy;
 use crate::policy::claims::IssuerPolicy;
 use crate::policy::frame::FrameLimits;
-use crate::policy::headers::{IdentityPolicy, Owned, Profile};
+use crate::policy::headers::{IdentityPolicy, Owned};
 use crate::policy::origin::{OriginPolicy, serialized};
+use crate::policy::profile::Profile;
 use crate::policy::route::{Pattern, Routes};
 use crate::policy::rule::Rule;
 use crate::proxy::connection::ListenSettings;
@@ -147,12 +148,11 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let identity = IdentityPolicy::read(&root.section("identity"), &IdentityPolicy::default());
     let origin_section = root.section("origin");
     let origin = OriginPolicy::read(&origin_section, &OriginPolicy::default());
-    refuse_any_with_cookie(&origin_section, &origin, &token);
+    refuse_any_with_cookie(&origin_section, "allow", &origin, &token);
     let limits = root.section("limits");
-    let daphne = upstream.as_ref().is_some_and(|upstream| upstream.settings.profile == Profile::Daphne);
+    let profile = upstream.as_ref().map_or(Profile::Generic, |upstream| upstream.settings.profile);
     let max_sessions = limits.get("sessions", Some(Count(20_000))).map(|count| count.0);
-    let frames =
-        FrameLimits::read(&limits, &if daphne { FrameLimits::daphne() } else { FrameLimits::default() });
+    let frames = FrameLimits::read(&limits, &FrameLimits::of(profile));
     let session = SessionSettings::read(&root.section("session"), &SessionSettings::default());
     let refuse = RefuseSettings::read(&root.section("refuse"), &RefuseSettings::default());
     let sections = root.sections("route");
@@ -242,9 +242,9 @@ fn issuers(root: &Section<'_>) -> Vec<IssuerPolicy> {
     issuers
 }
 
-fn refuse_any_with_cookie(section: &Section<'_>, origin: &OriginPolicy, token: &TokenPolicy) {
+fn refuse_any_with_cookie(section: &Section<'_>, key: &str, origin: &OriginPolicy, token: &TokenPolicy) {
     if origin.allows_any() && token.has_cookie() {
-        section.problem("allow", "\"*\" with a cookie in [token] from would let every web page use the visitor's token; name the origins");
+        section.problem(key, "\"*\" with a cookie in [token] from would let every web page use the visitor's token; name the origins");
     }
 }
 
@@ -330,16 +330,15 @@ fn route(
     let token = override_of(section, "token", &root.token, TokenPolicy::read);
     let origin = override_of(section, "origin", &root.origin, OriginPolicy::read);
     if section.has("token") || section.has("origin") {
-        refuse_any_with_cookie(&section.section("origin"), &origin, &token);
+        refuse_any_with_cookie(section, "origin", &origin, &token);
     }
-    let becomes_daphne = upstream.as_ref().is_some_and(|own| {
-        own.settings.profile == Profile::Daphne && root.upstream.settings.profile != Profile::Daphne
-    });
-    let frames = if becomes_daphne && !root.limits_given {
-        Arc::new(FrameLimits::daphne())
-    } else {
-        Arc::clone(&root.frames)
-    };
+    // The defaults of [limits] are those of the backend's profile.
+    let profile = upstream.as_ref().map(|own| own.settings.profile);
+    let frames =
+        match profile.filter(|profile| !root.limits_given && *profile != root.upstream.settings.profile) {
+            Some(profile) => Arc::new(FrameLimits::of(profile)),
+            None => Arc::clone(&root.frames),
+        };
     let plan = Plan {
         name: pattern_or_any.text().to_owned(),
         auth,

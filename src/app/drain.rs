@@ -46,6 +46,8 @@ pub enum Ending {
     Cut,
 }
 
+/// Time for the answers to those that wait for `/drained`.
+const ANSWER: Duration = Duration::from_millis(100);
 /// How often the drain looks whether the last session has gone.
 const LOOK: Duration = Duration::from_millis(10);
 
@@ -160,6 +162,8 @@ impl Control {
         }
         gate.lifecycle.advance(Phase::Drained);
         self.drained.send_replace(true);
+        // Whoever waits for this moment has to be answered before the process may leave.
+        tokio::time::sleep(ANSWER).await;
         log.say(Level::Info, "drained", "the last session has ended");
     }
 }

@@ -23,7 +23,7 @@ use crate::base::reject::{Reason, Reject};
 use crate::base::section::Section;
 use crate::base::value::Span;
 use crate::policy::bearer::Delivery;
-use crate::policy::headers::Profile;
+use crate::policy::profile::Profile;
 use crate::policy::request::list;
 
 /// Longest head of the backend's answer.

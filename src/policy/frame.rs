@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use super::profile::Profile;
 use crate::base::section::Section;
 use crate::base::value::{Count, Rate, Size, words};
 
@@ -37,9 +38,15 @@ impl Default for FrameLimits {
 }
 
 impl FrameLimits {
-    /// Defaults for a Daphne that limits no message and negotiates no compression.
-    pub fn daphne() -> Self {
-        Self { message: Some(1 << 20), compression: Compression::Strip, ..Self::default() }
+    /// The defaults for a backend. Daphne limits no message (CVE-2026-44545) and negotiates no
+    /// compression.
+    pub fn of(profile: Profile) -> Self {
+        match profile {
+            Profile::Generic => Self::default(),
+            Profile::Daphne => {
+                Self { message: Some(1 << 20), compression: Compression::Strip, ..Self::default() }
+            }
+        }
     }
 
     /// Reads the section; what it does not give is inherited.
@@ -395,13 +402,13 @@ mod tests {
         let masked = if sender == Sender::Client { 0x80 } else { 0 };
         let mut out = vec![first];
         match payload.len() {
-            n @ 0..=125 => out.push(masked | n as u8),
+            n @ 0..=125 => out.push(masked | u8::try_from(n).unwrap()),
             n @ 126..=65_535 => {
-                out.push(masked | 126);
-                out.extend_from_slice(&(n as u16).to_be_bytes());
+                out.push(masked | 0x7e);
+                out.extend_from_slice(&u16::try_from(n).unwrap().to_be_bytes());
             }
             n => {
-                out.push(masked | 127);
+                out.push(masked | 0x7f);
                 out.extend_from_slice(&(n as u64).to_be_bytes());
             }
         }

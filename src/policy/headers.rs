@@ -14,14 +14,9 @@ use serde_json::Value;
 use super::bearer::Rewrite;
 use super::claims::Facts;
 use super::frame::Compression;
+use super::profile::Profile;
 use super::request::list;
 use crate::base::section::Section;
-use crate::base::value::words;
-
-words! {
-    /// What the backend must be shielded from.
-    pub enum Profile { Generic = "generic", Daphne = "daphne" }
-}
 
 /// Longest value that a claim may become, in bytes.
 const MAX_CLAIM: usize = 4096;

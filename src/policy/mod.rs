@@ -7,6 +7,7 @@ pub mod frame;
 pub mod headers;
 pub mod jwt;
 pub mod origin;
+pub mod profile;
 pub mod request;
 pub mod route;
 pub mod rule;

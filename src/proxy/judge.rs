@@ -11,8 +11,8 @@ use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::io::jwks::Issuer;
 use crate::policy::claims::Facts;
-use crate::policy::headers::Profile;
 use crate::policy::origin::{Own, Verdict};
+use crate::policy::profile::Profile;
 use crate::policy::request::{self, Kind};
 use crate::policy::route::Params;
 

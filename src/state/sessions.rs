@@ -173,18 +173,18 @@ mod tests {
     use crate::policy::jwt::Jwt;
     use serde_json::json;
 
-    fn facts(sub: &str) -> Option<Arc<Facts>> {
+    fn facts(sub: &str) -> Arc<Facts> {
         let claims = json!({"iss": "x", "sub": sub}).as_object().unwrap().clone();
         let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
-        Some(Arc::new(Facts::of(jwt).unwrap()))
+        Arc::new(Facts::of(jwt).unwrap())
     }
 
     #[tokio::test]
     async fn sessions_are_counted_ended_and_forgotten() {
         let gauge = Gauge::default();
         let sessions = Sessions::new(gauge.clone());
-        let alice = [sessions.register(facts("alice")), sessions.register(facts("alice"))];
-        let bob = sessions.register(facts("bob"));
+        let alice = [sessions.register(Some(facts("alice"))), sessions.register(Some(facts("alice")))];
+        let bob = sessions.register(Some(facts("bob")));
         let nobody = sessions.register(None);
         assert_eq!((sessions.count(), gauge.get()), (4, 2));
         let matches =

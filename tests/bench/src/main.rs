@@ -1,0 +1,75 @@
+//! The load of sidegate's bench: one program that is the backend behind every peer, and the client in front of them.
+//!
+//! ```text
+//! load backend DIR                       serve; writes DIR/{key.der,public.pem} and, when ready, DIR/ports
+//! load bench DIR [--quick] [--only TEXT] [--idle N] --direct PORT LETTER=PORT,PID…
+//!                                           measure these peers, print the table
+//! ```
+//! `run` starts both, and the peers between them.
+
+mod backend;
+mod client;
+mod frame;
+mod keys;
+mod proc;
+mod rows;
+mod table;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use rows::{Options, Peer};
+
+const USAGE: &str =
+    "usage: load backend DIR | load bench DIR [--quick] [--only TEXT] [--idle N] --direct PORT LETTER=PORT,PID...";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let outcome = match words.as_slice() {
+        ["backend", dir] => runtime.block_on(backend::serve(&PathBuf::from(dir))),
+        ["bench", dir, rest @ ..] => match options(dir, rest) {
+            Some(options) => runtime.block_on(rows::run(options)),
+            None => return usage(),
+        },
+        _ => return usage(),
+    };
+    outcome.map_or_else(|error| failed(&error), |()| ExitCode::SUCCESS)
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(64)
+}
+
+fn failed(error: &io::Error) -> ExitCode {
+    eprintln!("load: {error}");
+    ExitCode::FAILURE
+}
+
+fn options(dir: &str, words: &[&str]) -> Option<Options> {
+    let mut options = Options { dir: dir.into(), quick: false, only: None, idle: 5000, direct: 0, peers: Vec::new() };
+    let mut words = words.iter();
+    while let Some(&word) = words.next() {
+        match word {
+            "--quick" => options.quick = true,
+            "--only" => options.only = Some((*words.next()?).to_owned()),
+            "--idle" => options.idle = words.next()?.parse().ok()?,
+            "--direct" => options.direct = words.next()?.parse().ok()?,
+            _ => options.peers.push(peer(word)?),
+        }
+    }
+    (!options.peers.is_empty()).then_some(options)
+}
+
+/// `H=8081,4711`
+fn peer(word: &str) -> Option<Peer> {
+    let (letter, rest) = word.split_once('=')?;
+    let (port, pid) = rest.split_once(',')?;
+    Some(Peer { letter: letter.parse().ok()?, port: port.parse().ok()?, pid: pid.parse().ok()? })
+}

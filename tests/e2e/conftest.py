@@ -1,0 +1,87 @@
+"""What the tests stand on. Keycloak, Daphne and uvicorn start once; a gate starts for each module."""
+
+import functools
+import os
+import uuid
+
+import pytest
+
+from gate import BINARY, Gate
+from parts import Daphne, Part, Prometheus, Uvicorn
+from sso import Keycloak
+
+
+def pytest_collection_modifyitems(items):
+    if not BINARY.is_file() and any("start_gate" in item.fixturenames for item in items):
+        pytest.exit(f"there is no gate at {BINARY}: cargo build, or set SIDEGATE_BIN", returncode=1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if report.failed:
+        for name, part in item.funcargs.items():
+            if isinstance(part, Part):
+                report.sections.append((f"end of the log of {name}", part.output()[-3000:]))
+    return report
+
+
+@pytest.fixture(scope="session")
+def logs(tmp_path_factory):
+    return tmp_path_factory.mktemp("logs")
+
+
+@pytest.fixture(scope="session")
+def keycloak(logs):
+    with Keycloak(logs) as keycloak:
+        yield keycloak
+
+
+@pytest.fixture(scope="session")
+def daphne(logs):
+    with Daphne(logs) as daphne:
+        yield daphne
+
+
+@pytest.fixture(scope="session")
+def uvicorn(logs):
+    with Uvicorn(logs) as uvicorn:
+        yield uvicorn
+
+
+@pytest.fixture(scope="session")
+def start_gate(logs, keycloak, daphne, uvicorn):
+    """`with start_gate(realm="other") as gate`: one with settings of its own."""
+    return functools.partial(Gate, logs, keycloak, daphne, uvicorn)
+
+
+@pytest.fixture(scope="module")
+def gate(start_gate):
+    with start_gate() as gate:
+        yield gate
+
+
+@pytest.fixture(scope="module")
+def alice(keycloak):
+    """Member of acme, with the roles chat and admin."""
+    return keycloak.login("alice")
+
+
+@pytest.fixture(scope="module")
+def bob(keycloak):
+    """Member of globex, with the role chat."""
+    return keycloak.login("bob")
+
+
+@pytest.fixture
+def room():
+    """A room that nobody else has ever asked for, so that its name in a log is this test's."""
+    return f"/ws/chat/{uuid.uuid4().hex}/"
+
+
+@pytest.fixture
+def prometheus(logs, gate):
+    if not Prometheus.is_installed():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no prometheus (Debian: prometheus)")
+    with Prometheus(logs, gate.probes.removeprefix("http://")) as prometheus:
+        yield prometheus

@@ -1,0 +1,88 @@
+"""The gate under test: its configuration, its probes, its log."""
+
+import json
+import os
+import re
+import string
+from contextlib import suppress
+
+import httpx
+
+from parts import HERE, ROOT, Part, free_port, http, wait_until
+
+BINARY = (ROOT / os.environ.get("SIDEGATE_BIN", "target/debug/sidegate")).resolve()
+DEFAULTS = {"connect_timeout": "1s", "refresh": "5m", "delay": "0s"}
+
+
+class Gate(Part):
+    name = "gate"
+
+    def __init__(self, logs, keycloak, daphne, uvicorn, *, realm="demo", wait=True, **settings):
+        super().__init__(logs)
+        self.wait = wait
+        self.keycloak = keycloak
+        self.issuer = keycloak.issuer(realm)
+        self.ws = f"ws://127.0.0.1:{self.port}"
+        probes_port = free_port()
+        self.probes = f"http://127.0.0.1:{probes_port}"
+        template = string.Template((HERE / "gate.toml").read_text())
+        self.config = self.log.with_suffix(".toml")
+        self.config.write_text(template.substitute(
+            DEFAULTS | settings, port=self.port, admin_port=free_port(), probes_port=probes_port,
+            issuer=self.issuer, daphne=daphne.url, uvicorn=uvicorn.url,
+        ))  # fmt: skip
+
+    def command(self):
+        return [str(BINARY), "run", "--config", str(self.config)]
+
+    def is_up(self):
+        return self.probe("readyz").status_code == 200
+
+    def probe(self, name):
+        return http.get(f"{self.probes}/{name}")
+
+    def metric(self, name, **labels):
+        """The value of one series."""
+        wanted = {(name, value) for name, value in labels.items()}
+        for line in self.probe("metrics").text.splitlines():
+            match = re.fullmatch(r'sidegate_(\w+)(?:\{(.*)\})? (\S+)', line)
+            if match and match[1] == name and wanted == set(re.findall(r'(\w+)="([^"]*)"', match[2] or "")):
+                return float(match[3])
+        raise AssertionError(f"no series {name} {labels}")
+
+    def lines(self, **fields):
+        """The log lines with these fields."""
+        whole = self.output().rpartition("\n")[0].splitlines()
+        parsed = (json.loads(line) for line in whole if line.startswith("{"))
+        return [line for line in parsed if fields.items() <= line.items()]
+
+    def line(self, **fields):
+        """The one log line with these fields; it may still be on its way."""
+        wait_until(lambda: self.lines(**fields), f"a log line with {fields}", 5)
+        (line,) = self.lines(**fields)
+        return line
+
+    def peak_memory(self):
+        """The most bytes of memory that it has had at any moment."""
+        with open(f"/proc/{self.process.pid}/status") as status:
+            (kilobytes,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read())
+        return int(kilobytes) << 10
+
+    def __enter__(self):
+        return self.start(self.wait)
+
+    def __exit__(self, failure, *_):
+        metrics = ""
+        with suppress(httpx.TransportError):  # a test of the drain has let it end
+            metrics = self.probe("metrics").text
+        self.stop()
+        if failure is None:
+            assert tokens_in(self.output() + metrics, self.keycloak) == []
+
+
+def tokens_in(text, keycloak):
+    """What is a piece of a token in a text: the start that every JWT has, also once more in base64 as
+    Kubernetes' carrier has it, or a signature of this run."""
+    starts = re.findall(r".{0,60}(?:eyJ|ZXlK)", text)
+    signatures = {token.rpartition(".")[2] for token in keycloak.issued}
+    return starts + [signature for signature in signatures if signature[:16] in text]

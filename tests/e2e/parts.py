@@ -1,0 +1,176 @@
+"""The real parts, as processes of this run: on loopback, ended by their own process group."""
+
+import ctypes
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import httpx
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+# trust_env: a proxy of the environment must not come between us and loopback.
+http = httpx.Client(trust_env=False, timeout=10)
+_libc = ctypes.CDLL(None)
+_given = set()
+
+
+def free_port():
+    """A free port, and never the same one twice: between asking and listening it belongs to nobody."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in _given:
+            _given.add(port)
+            return port
+
+
+def wait_until(condition, what, seconds=10):
+    """The first truth that `condition` returns; a connection error counts as not yet."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if result := condition():
+                return result
+        except httpx.TransportError:
+            pass
+        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+        time.sleep(0.05)
+
+
+def _end_with_parent():
+    pr_set_pdeathsig = 1  # even a killed pytest leaves no Keycloak behind
+    _libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+class Part:
+    """A program on `port`; all that it says goes to one file, also over restarts."""
+
+    name = "part"
+
+    def __init__(self, logs):
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = pathlib.Path(logs) / f"{self.name}-{self.port}.log"
+        self.process = None
+
+    def command(self):
+        raise NotImplementedError
+
+    def environment(self):
+        return {}
+
+    def is_up(self):
+        raise NotImplementedError
+
+    def start(self, wait=True):
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(),
+                env=os.environ | self.environment(),
+                cwd=HERE / "backends",
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_end_with_parent,
+            )
+        if wait:
+            self.wait_until_up()
+        return self
+
+    def wait_until_up(self, seconds=90):
+        def up():
+            assert self.process.poll() is None, f"{self.name} ended at once:\n{self.output()[-3000:]}"
+            return self.is_up()
+
+        wait_until(up, f"{self.name} is up", seconds)
+
+    def stop(self, patience=20):
+        """SIGTERM to the whole group, SIGKILL to what is left; the exit code."""
+        process, self.process = self.process, None
+        if process is None:
+            return None
+        try:
+            os.killpg(process.pid, signal.SIGTERM)
+            return process.wait(patience)
+        except ProcessLookupError:
+            return process.wait(patience)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
+
+    def output(self):
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.stop()
+
+
+class Daphne(Part):
+    name = "daphne"
+
+    def command(self):
+        return [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(self.port), "chat:application"]
+
+    def is_up(self):
+        return http.get(f"{self.url}/api/echo/").status_code == 200
+
+
+class Uvicorn(Part):
+    name = "uvicorn"
+
+    def command(self):
+        # At level info it writes each query string, with the token that it is given.
+        return [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(self.port), "--log-level", "warning", "echo:app"]
+
+    def is_up(self):
+        return http.get(f"{self.url}/openapi.json").status_code == 200
+
+
+class Prometheus(Part):
+    name = "prometheus"
+
+    def __init__(self, logs, target):
+        super().__init__(logs)
+        self.data = pathlib.Path(logs) / f"prometheus-{self.port}"
+        self.target = target
+
+    @staticmethod
+    def is_installed():
+        return shutil.which("prometheus") is not None
+
+    def command(self):
+        self.data.mkdir(exist_ok=True)
+        config = self.data / "prometheus.yml"
+        config.write_text(
+            "global: { scrape_interval: 1s, scrape_timeout: 1s }\n"
+            f"scrape_configs: [{{ job_name: sidegate, static_configs: [{{ targets: ['{self.target}'] }}] }}]\n"
+        )
+        return [
+            "prometheus",
+            f"--config.file={config}",
+            f"--storage.tsdb.path={self.data}",
+            f"--web.listen-address=127.0.0.1:{self.port}",
+            "--log.level=warn",
+        ]
+
+    def is_up(self):
+        return http.get(f"{self.url}/-/ready").status_code == 200
+
+    def targets(self):
+        return http.get(f"{self.url}/api/v1/targets").json()["data"]["activeTargets"]
+
+    def query(self, expression):
+        """The values of an instant query."""
+        answer = http.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
+        return [float(series["value"][1]) for series in answer["data"]["result"]]
