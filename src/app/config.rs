@@ -90,6 +90,13 @@ pub fn read(text: &str, environment: impl Iterator<Item = (String, String)>) -> 
     Loaded { config, problems, warnings, effective }
 }
 
+/// Every key with its default, in the order in which it is read; the text is empty where a key has none.
+/// For the test that holds documentation and code together.
+pub fn reference() -> Vec<Effective> {
+    let minimal = "[[issuer]]\nurl = 'https://sso.example.com/realms/demo'\naudiences = ['chat']\n[[route]]\npath = '/*'\n";
+    read(minimal, std::iter::empty()).effective
+}
+
 /// `[runtime] workers`
 #[derive(Clone, Copy, Debug)]
 enum Workers {

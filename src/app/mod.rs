@@ -29,12 +29,14 @@ use crate::state::lifecycle::Lifecycle;
 use crate::state::permits::Permits;
 use crate::state::sessions::Sessions;
 use crate::state::verified::VerifiedTokens;
-use crate::telemetry::logging::{Level, Log};
+pub use crate::telemetry::logging::{Format, Level, Log, LogSettings};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::record::Recorder;
 
 /// File descriptors that are no client's: listeners, admin, fetches, the process's own.
 const SPARE_FILES: u32 = 64;
+/// Shorter than all but the shortest timeouts of a handshake.
+const TICK: Duration = Duration::from_secs(1);
 /// "Out of …" is said no more often than this.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -174,6 +176,14 @@ fn work(
             let listener = TcpListener::from_std(listener)?;
             tokio::spawn(accept(Arc::clone(&worker), limits, listener, control.closing()));
         }
+        // tokio wakes its driver, by a system call, for each timer that becomes the earliest of all. With
+        // one that is never far away almost none does.
+        let mut tick = tokio::time::interval(TICK);
+        tokio::spawn(async move {
+            loop {
+                tick.tick().await;
+            }
+        });
         control.stopped().await;
         Ok(())
     })

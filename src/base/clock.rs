@@ -1,5 +1,6 @@
 //! The only reader of the wall clock. Everywhere else `now` is an argument.
 
+use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Time since the Unix epoch.
@@ -16,10 +17,12 @@ impl Unix {
     pub fn seconds(self) -> f64 {
         self.0.as_secs_f64()
     }
+}
 
-    /// RFC 3339 with milliseconds, in UTC.
-    pub fn rfc3339(self) -> String {
-        humantime::format_rfc3339_millis(UNIX_EPOCH + self.0).to_string()
+/// RFC 3339 with milliseconds, in UTC.
+impl fmt::Display for Unix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        humantime::format_rfc3339_millis(UNIX_EPOCH + self.0).fmt(f)
     }
 }
 
@@ -29,6 +32,6 @@ mod tests {
 
     #[test]
     fn times_are_written_as_rfc_3339() {
-        assert_eq!(Unix(Duration::from_millis(1_700_000_000_123)).rfc3339(), "2023-11-14T22:13:20.123Z");
+        assert_eq!(Unix(Duration::from_millis(1_700_000_000_123)).to_string(), "2023-11-14T22:13:20.123Z");
     }
 }

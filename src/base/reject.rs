@@ -108,7 +108,7 @@ macro_rules! reasons {
 }
 
 reasons! {
-    TokenMissing "token_missing" 401 Close::Unauthorized, Client AuthFailed Refusal "" "send an access token in one of the carriers of [token] from";
+    TokenMissing "token_missing" 401 Close::Unauthorized, Client AuthFailed Refusal "" "send an access token, as Authorization: Bearer or as a subprotocol";
     TokenMalformed "token_malformed" 401 Close::Unauthorized, Client AuthFailed Refusal "invalid_token" "send the access token exactly as the issuer gave it";
     TokenAlgorithm "token_algorithm" 401 Close::Unauthorized, Client AuthFailed Refusal "invalid_token" "send an access token signed with an algorithm that the gate allows";
     TokenKeyUnknown "token_key_unknown" 401 Close::Unauthorized, Client AuthFailed Refusal "invalid_token" "get a new token: the issuer does not publish the key of this one";

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
@@ -129,15 +129,16 @@ pub fn accept_of(key: &[u8]) -> String {
 #[derive(Debug)]
 pub enum Answer {
     /// A 101 that is right in every respect.
-    Switched { headers: HeaderMap, early: Bytes, stream: Stream },
+    Switched { headers: HeaderMap, early: Vec<u8>, stream: Stream },
     /// A response of its own, to be passed on.
     Refused(Response<Incoming>),
 }
 
-/// Asks for the upgrade on a fresh connection. `headers` are all but those of the upgrade itself.
-pub async fn upgrade(mut stream: Stream, target: &str, headers: &HeaderMap) -> Result<Answer, Reject> {
+/// Asks for the upgrade on a fresh connection.
+pub async fn upgrade(mut stream: Stream, mut asked: UpgradeRequest) -> Result<Answer, Reject> {
     const LOST: Reason = Reason::UpstreamMalformed;
-    stream.write_all(&request_head(target, headers)).await.map_err(|_| LOST)?;
+    asked.head.extend_from_slice(b"\r\n");
+    stream.write_all(&asked.head).await.map_err(|_| LOST)?;
     stream.flush().await.map_err(|_| LOST)?;
     let mut buffer = BytesMut::with_capacity(1024);
     let head = loop {
@@ -157,9 +158,9 @@ pub async fn upgrade(mut stream: Stream, target: &str, headers: &HeaderMap) -> R
     };
     match head.status {
         101 => {
-            check_101(&head.headers, headers)?;
-            let early = buffer.split_off(head.length).freeze();
-            Ok(Answer::Switched { headers: head.headers, early: Bytes::copy_from_slice(&early), stream })
+            check_101(&head.headers, &asked)?;
+            let early = buffer.get(head.length..).unwrap_or_default().to_vec();
+            Ok(Answer::Switched { headers: head.headers, early, stream })
         }
         200..=299 => Err(LOST.into()),
         500..=599 => Err(Reject { reason: Reason::UpstreamError, upstream_status: Some(head.status) }),
@@ -167,19 +168,34 @@ pub async fn upgrade(mut stream: Stream, target: &str, headers: &HeaderMap) -> R
     }
 }
 
-fn request_head(target: &str, headers: &HeaderMap) -> Vec<u8> {
-    let mut out = Vec::with_capacity(1024);
-    out.extend_from_slice(b"GET ");
-    out.extend_from_slice(target.as_bytes());
-    out.extend_from_slice(b" HTTP/1.1\r\n");
-    for (name, value) in headers {
-        out.extend_from_slice(name.as_str().as_bytes());
-        out.extend_from_slice(b": ");
-        out.extend_from_slice(value.as_bytes());
-        out.extend_from_slice(b"\r\n");
+/// The request of an upgrade, and what its answer is held against.
+#[derive(Debug)]
+pub struct UpgradeRequest {
+    head: Vec<u8>,
+    accept: String,
+    offers_extensions: bool,
+}
+
+impl UpgradeRequest {
+    pub fn new(target: &str) -> Self {
+        let mut head = Vec::with_capacity(2048);
+        head.extend_from_slice(b"GET ");
+        head.extend_from_slice(target.as_bytes());
+        head.extend_from_slice(b" HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n");
+        Self { head, accept: String::new(), offers_extensions: false }
     }
-    out.extend_from_slice(b"connection: Upgrade\r\nupgrade: websocket\r\n\r\n");
-    out
+
+    /// Adds a header; those of the upgrade itself are there already.
+    pub fn header(&mut self, name: &HeaderName, value: &[u8]) {
+        match *name {
+            header::SEC_WEBSOCKET_KEY => self.accept = accept_of(value),
+            header::SEC_WEBSOCKET_EXTENSIONS => self.offers_extensions = true,
+            _ => {}
+        }
+        for part in [name.as_str().as_bytes(), b": ", value, b"\r\n"] {
+            self.head.extend_from_slice(part);
+        }
+    }
 }
 
 struct Head {
@@ -206,24 +222,22 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Reject> {
 
 /// Whether a 101 answers the upgrade that was asked for (RFC 6455 §4.1): anything else would make a
 /// tunnel out of a connection that the backend reads as HTTP.
-fn check_101(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Reason> {
+fn check_101(answer: &HeaderMap, asked: &UpgradeRequest) -> Result<(), Reason> {
     let only = |name: HeaderName, wanted: &str| {
         let mut values = list(answer, &name);
         values.next().is_some_and(|value| value.eq_ignore_ascii_case(wanted)) && values.next().is_none()
     };
     let connection = list(answer, &header::CONNECTION).any(|token| token.eq_ignore_ascii_case("upgrade"));
-    let key = asked.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes).unwrap_or_default();
     let mut accepts = answer.get_all(header::SEC_WEBSOCKET_ACCEPT).iter();
-    let accept = accepts.next().is_some_and(|accept| accept.as_bytes() == accept_of(key).as_bytes());
+    let accept = accepts.next().is_some_and(|accept| accept.as_bytes() == asked.accept.as_bytes());
     // An extension nobody offered would change what the frames mean.
-    let offered = asked.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
     let extension = answer.contains_key(header::SEC_WEBSOCKET_EXTENSIONS);
     let one_protocol = answer.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().count() <= 1;
     let right = only(header::UPGRADE, "websocket")
         && connection
         && accept
         && accepts.next().is_none()
-        && (offered || !extension)
+        && (asked.offers_extensions || !extension)
         && one_protocol;
     if right { Ok(()) } else { Err(Reason::UpstreamMalformed) }
 }
@@ -232,7 +246,7 @@ fn check_101(answer: &HeaderMap, asked: &HeaderMap) -> Result<(), Reason> {
 /// the connection is given back to its beginning, and the request that hyper insists on goes nowhere.
 async fn replay(read: Bytes, stream: Stream) -> Result<Response<Incoming>, Reject> {
     let malformed = |_| Reason::UpstreamMalformed;
-    let io = TokioIo::new(Replay { read, stream });
+    let io = TokioIo::new(Replay { read, stream, asked: false, reader: None });
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake::<_, Empty<Bytes>>(io).await.map_err(malformed)?;
     tokio::spawn(connection);
@@ -249,6 +263,9 @@ async fn replay(read: Bytes, stream: Stream) -> Result<Response<Incoming>, Rejec
 struct Replay {
     read: Bytes,
     stream: Stream,
+    /// hyper takes an answer before its request for a defect of the connection.
+    asked: bool,
+    reader: Option<Waker>,
 }
 
 impl AsyncRead for Replay {
@@ -257,6 +274,10 @@ impl AsyncRead for Replay {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.asked {
+            self.reader = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
         if self.read.is_empty() {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
@@ -267,7 +288,11 @@ impl AsyncRead for Replay {
 }
 
 impl AsyncWrite for Replay {
-    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.asked = true;
+        if let Some(reader) = self.reader.take() {
+            reader.wake();
+        }
         Poll::Ready(Ok(buf.len()))
     }
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -289,10 +314,8 @@ mod tests {
 
     #[test]
     fn only_a_101_that_is_right_in_every_respect_passes() {
-        let asked: HeaderMap =
-            [(header::SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="))]
-                .into_iter()
-                .collect();
+        let mut asked = UpgradeRequest::new("/");
+        asked.header(&header::SEC_WEBSOCKET_KEY, b"dGhlIHNhbXBsZSBub25jZQ==");
         let right = [
             ("upgrade", "WebSocket"),
             ("connection", "keep-alive, Upgrade"),

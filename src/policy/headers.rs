@@ -204,17 +204,24 @@ pub struct Told<'a> {
     pub host: &'a str,
     pub port: u16,
     /// The `Host` that the backend gets.
-    pub upstream_host: &'a HeaderValue,
-    pub request_id: &'a HeaderValue,
+    pub upstream_host: &'a [u8],
+    pub request_id: &'a str,
     pub identity: &'a [(HeaderName, HeaderValue)],
     pub profile: Profile,
+    pub compression: Compression,
 }
 
-/// The headers for the backend, without any that concern the connection itself.
-pub fn outgoing(head: &Parts, owned: &Owned, rewrite: Rewrite, told: &Told<'_>) -> HeaderMap {
+/// Calls `out` with each header for the backend, but for those that concern the connection itself.
+pub fn outgoing(
+    head: &Parts,
+    owned: &Owned,
+    rewrite: &Rewrite,
+    told: &Told<'_>,
+    mut out: impl FnMut(&HeaderName, &[u8]),
+) {
     let named: Vec<&str> = list(&head.headers, &header::CONNECTION).collect();
-    let mut out = HeaderMap::with_capacity(head.headers.len() + 8);
-    out.insert(header::HOST, told.upstream_host.clone());
+    let extensions = allowed_extensions(&head.headers, told.compression);
+    out(&header::HOST, told.upstream_host);
     for (name, value) in &head.headers {
         let text = name.as_str();
         let connection_only =
@@ -225,56 +232,51 @@ pub fn outgoing(head: &Parts, owned: &Owned, rewrite: Rewrite, told: &Told<'_>) 
             header::AUTHORIZATION => rewrite.authorization.is_some(),
             header::COOKIE => rewrite.cookie.is_some(),
             header::SEC_WEBSOCKET_PROTOCOL => rewrite.subprotocol.is_some(),
+            header::SEC_WEBSOCKET_EXTENSIONS => extensions.is_some(),
             _ => false,
         };
         if !(connection_only || split || rewritten || owned.drops(text)) {
-            out.append(name.clone(), value.clone());
+            out(name, value.as_bytes());
         }
     }
     for (name, value) in [
-        (header::AUTHORIZATION, rewrite.authorization),
-        (header::COOKIE, rewrite.cookie),
-        (header::SEC_WEBSOCKET_PROTOCOL, rewrite.subprotocol),
+        (header::AUTHORIZATION, &rewrite.authorization),
+        (header::COOKIE, &rewrite.cookie),
+        (header::SEC_WEBSOCKET_PROTOCOL, &rewrite.subprotocol),
     ] {
         if let Some(Some(value)) = value {
-            out.insert(name, value);
+            out(&name, value.as_bytes());
         }
     }
-    let address = HeaderValue::try_from(told.address.to_string()).ok();
-    let facts = [
-        ("x-forwarded-for", address.clone()),
-        ("x-real-ip", address),
-        ("x-forwarded-proto", HeaderValue::try_from(told.proto).ok()),
-        ("x-forwarded-host", HeaderValue::try_from(told.host).ok()),
-        ("x-forwarded-port", Some(told.port.into())),
-        ("x-request-id", Some(told.request_id.clone())),
-    ];
-    for (name, value) in facts {
-        if let Some(value) = value {
-            out.insert(HeaderName::from_static(name), value);
-        }
+    if let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) {
+        out(&header::SEC_WEBSOCKET_EXTENSIONS, extensions.as_bytes());
+    }
+    let address = told.address.to_string();
+    for (name, value) in [
+        ("x-forwarded-for", address.as_str()),
+        ("x-real-ip", &address),
+        ("x-forwarded-proto", told.proto),
+        ("x-forwarded-host", told.host),
+        ("x-forwarded-port", &told.port.to_string()),
+        ("x-request-id", told.request_id),
+    ] {
+        out(&HeaderName::from_static(name), value.as_bytes());
     }
     for (name, value) in told.identity {
-        out.insert(name.clone(), value.clone());
+        out(name, value.as_bytes());
     }
-    out
 }
 
-/// The extensions that may be offered to the backend (RFC 6455 §9.1, RFC 7692).
-pub fn limit_extensions(headers: &mut HeaderMap, compression: Compression) {
+/// The extensions that the backend may be offered (RFC 6455 §9.1, RFC 7692); `None` = as they are.
+fn allowed_extensions(headers: &HeaderMap, compression: Compression) -> Option<String> {
     if compression == Compression::Pass || !headers.contains_key(header::SEC_WEBSOCKET_EXTENSIONS) {
-        return;
+        return None;
     }
-    let kept: Vec<&str> = list(headers, &header::SEC_WEBSOCKET_EXTENSIONS)
-        .filter(|offer| {
-            !offer.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("permessage-deflate")
-        })
-        .collect();
-    let value = HeaderValue::try_from(kept.join(", ")).ok().filter(|value| !value.is_empty());
-    headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
-    if let Some(value) = value {
-        headers.insert(header::SEC_WEBSOCKET_EXTENSIONS, value);
-    }
+    let is_deflate = |offer: &&str| {
+        offer.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("permessage-deflate")
+    };
+    let offers = list(headers, &header::SEC_WEBSOCKET_EXTENSIONS).filter(|offer| !is_deflate(offer));
+    Some(offers.collect::<Vec<_>>().join(", "))
 }
 
 /// Removes what concerned only the connection to the backend from its answer.

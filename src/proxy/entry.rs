@@ -13,6 +13,7 @@ use http::{Request, Response, StatusCode};
 use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::connection::ClientIo;
@@ -21,12 +22,12 @@ use super::handshake::{self, Agreed, Outcome};
 use super::judge;
 use super::plan::{Gate, Plan, Who};
 use super::refuse::{self, Refusal};
-use super::session::Session;
+use super::session::{Early, Session};
 use crate::base::reject::{Reason, Reject};
 use crate::policy::request::{Kind, host, request_id_is_plain};
 use crate::state::permits::Permit;
 use crate::telemetry::logging::Level;
-use crate::telemetry::record::{Describe, Recorder, SessionRecord, Told, shadowed};
+use crate::telemetry::record::{Describe, Recorder, SessionRecord, Told, Traffic, shadowed};
 
 /// Bodies of requests to the backend and of our answers. Trailers are dropped: no policy looks at them.
 #[derive(Debug)]
@@ -122,7 +123,7 @@ pub async fn serve(
     let host = host(&head.headers).unwrap_or_default().to_owned();
     match (kind, on_upgrade) {
         (Kind::Upgrade, Some(on_upgrade)) => {
-            let pending = Pending { recorder: &gate.recorder, who, started, told: false };
+            let pending = Pending { recorder: &gate.recorder, who: Some(who), started };
             Ok(upgrade(&worker, pending, slot, &head, &host, on_upgrade).await)
         }
         (Kind::Upgrade, None) => Ok(refuse::plain(Reason::Internal.into()).response),
@@ -145,18 +146,16 @@ pub async fn serve(
 /// A handshake that is under way. If its client leaves it is dropped, and still leaves a line.
 struct Pending<'r> {
     recorder: &'r Recorder,
-    who: Who,
+    /// `None` once it is told.
+    who: Option<Who>,
     started: Instant,
-    told: bool,
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if self.told {
-            return;
-        }
+        let Some(who) = self.who.take() else { return };
         if let Some(line) = self.recorder.log.line(Level::Info, "handshake_refused") {
-            let line = self.who.describe(line.text("reason", Reason::ClientLost.label()));
+            let line = who.describe(line.text("reason", Reason::ClientLost.label()));
             line.millis("duration_ms", self.started.elapsed()).write();
         }
     }
@@ -172,19 +171,19 @@ async fn upgrade(
 ) -> Response<Body> {
     let gate = &worker.gate;
     let started = pending.started;
-    let outcome = if gate.lifecycle.refuses() {
-        Err(Reason::Draining.into())
-    } else {
-        let line = handshake::run(gate, head, host, started, &mut pending.who);
-        match gate.snapshot.handshake_timeout {
-            None => line.await,
-            Some(timeout) => tokio::time::timeout_at(started + timeout, line)
-                .await
-                .unwrap_or(Err(Reason::UpstreamTimeout.into())),
+    let outcome = match &mut pending.who {
+        Some(who) if !gate.lifecycle.refuses() => {
+            let line = handshake::run(gate, head, host, started, who);
+            match gate.snapshot.handshake_timeout {
+                None => line.await,
+                Some(timeout) => tokio::time::timeout_at(started + timeout, line)
+                    .await
+                    .unwrap_or(Err(Reason::UpstreamTimeout.into())),
+            }
         }
+        _ => Err(Reason::Draining.into()),
     };
-    pending.told = true;
-    let who = pending.who.clone();
+    let Some(who) = pending.who.take() else { return refuse::plain(Reason::Internal.into()).response };
     let plan = Arc::clone(who.plan.as_ref().unwrap_or(&gate.snapshot.unmatched));
     match outcome {
         Ok(Outcome::Agreed(agreed)) => open(gate, *agreed, who, started, slot, head, on_upgrade),
@@ -258,18 +257,20 @@ fn open(
     };
     let (backend, backend_early) = (agreed.backend, agreed.backend_early);
     tokio::spawn(async move {
-        match on_upgrade.await.ok().and_then(|upgraded| upgraded.downcast::<TokioIo<ClientIo>>().ok()) {
-            Some(parts) => {
-                let client = parts.io.into_inner().into_stream();
-                session.run(client, &parts.read_buf, backend, &backend_early).await;
-            }
-            None => {
-                session.record.finish(Reason::ClientLost, None, crate::telemetry::record::Traffic::default());
-            }
+        if let Some((client, client_early)) = into_stream(on_upgrade).await {
+            session.run(client, Early { client: client_early, backend: backend_early }, backend).await;
+        } else {
+            session.record.finish(Reason::ClientLost, None, Traffic::default());
         }
         drop(slot);
     });
     agreed.response.map(|()| Body::Empty)
+}
+
+/// The client's connection as hyper hands it over, with what it had read too much.
+async fn into_stream(on_upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
+    let parts = on_upgrade.await.ok()?.downcast::<TokioIo<ClientIo>>().ok()?;
+    Some((parts.io.into_inner().into_stream(), parts.read_buf.to_vec()))
 }
 
 async fn plain(

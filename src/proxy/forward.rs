@@ -31,12 +31,17 @@ pub async fn send(
     head: &Parts,
     body: Incoming,
     host: &str,
-    mut verdict: Verdict,
+    verdict: Verdict,
     who: &Who,
 ) -> Result<Response<Body>, Reason> {
     let upstream = Arc::clone(&verdict.judged.plan.upstream);
     let target = target(head, &verdict.rewrite);
-    let mut headers = headers_for_backend(gate, head, host, &mut verdict, who);
+    let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
+    headers_for_backend(gate, head, host, &verdict, who, |name, value| {
+        if let Ok(value) = HeaderValue::from_bytes(value) {
+            headers.append(name.clone(), value);
+        }
+    });
     // Chunked it was, so a length beside it says nothing (RFC 9112 §6.3).
     if head.headers.contains_key(header::TRANSFER_ENCODING) {
         headers.remove(header::CONTENT_LENGTH);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Response, StatusCode};
+use http::{HeaderMap, HeaderName, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
@@ -18,10 +18,10 @@ use crate::base::clock::Unix;
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
 use crate::io::jwks::Issuer;
-use crate::io::upstream::{Answer, upgrade};
+use crate::io::upstream::{Answer, UpgradeRequest, upgrade};
 use crate::policy::bearer::{self, Delivery, Offer, Rewrite};
 use crate::policy::claims::Facts;
-use crate::policy::headers::{Told, limit_extensions, outgoing};
+use crate::policy::headers::{Told, outgoing};
 use crate::policy::jwt;
 use crate::policy::request::Kind;
 use crate::state::permits::Permit;
@@ -133,14 +133,15 @@ pub fn target(head: &Parts, rewrite: &Rewrite) -> String {
     }
 }
 
-/// The headers for the backend.
+/// Calls `out` with each header for the backend.
 pub fn headers_for_backend(
     gate: &Gate,
     head: &Parts,
     host: &str,
-    verdict: &mut Verdict,
+    verdict: &Verdict,
     who: &Who,
-) -> HeaderMap {
+    out: impl FnMut(&HeaderName, &[u8]),
+) {
     let plan = &verdict.judged.plan;
     let settings = &plan.upstream.settings;
     let (identity, left_out) = match &verdict.bearer {
@@ -152,25 +153,20 @@ pub fn headers_for_backend(
             line.text("header", name.as_str()).text("request_id", &who.request_id).write();
         }
     }
-    let host_value = settings.host.clone().or_else(|| head.headers.get(header::HOST).cloned());
-    let host_value = host_value.unwrap_or_else(|| HeaderValue::from_static("localhost"));
-    let (name, port) = match host.rsplit_once(':') {
-        Some((name, port)) if !port.ends_with(']') => (name, port.parse().ok()),
-        _ => (host, None),
-    };
+    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
     let public = gate.snapshot.public_url.as_ref();
-    let request_id = HeaderValue::try_from(who.request_id.as_ref());
     let told = Told {
         address: who.address,
         proto: public.map_or("http", |url| url.scheme.as_str()),
-        host: public.map_or(if port.is_some() { host } else { name }, |url| url.host.as_str()),
+        host: public.map_or(host, |url| url.host.as_str()),
         port: public.map_or(port.unwrap_or(80), |url| url.port),
-        upstream_host: &host_value,
-        request_id: &request_id.unwrap_or_else(|_| HeaderValue::from_static("-")),
+        upstream_host: settings.host.as_ref().map_or(host.as_bytes(), HeaderValue::as_bytes),
+        request_id: &who.request_id,
         identity: &identity,
         profile: settings.profile,
+        compression: plan.frames.compression,
     };
-    outgoing(head, &gate.snapshot.owned, std::mem::take(&mut verdict.rewrite), &told)
+    outgoing(head, &gate.snapshot.owned, &verdict.rewrite, &told, out);
 }
 
 /// An upgrade that both sides have agreed to.
@@ -183,7 +179,7 @@ pub struct Agreed {
     pub expires: Option<Instant>,
     pub would_refuse: Option<Reason>,
     pub backend: Stream,
-    pub backend_early: bytes::Bytes,
+    pub backend_early: Vec<u8>,
 }
 
 /// How an upgrade ended that was not refused by the gate.
@@ -211,7 +207,7 @@ pub async fn run(
         Err(reason) => Err(reason),
     };
     gate.recorder.metrics.verdict_after(started.elapsed());
-    let mut verdict = verdict?;
+    let verdict = verdict?;
     let plan = Arc::clone(&verdict.judged.plan);
     let permit = gate.permits.take().ok_or(Reason::SessionsFull)?;
     let registration = gate.sessions.register(who.facts.clone());
@@ -220,10 +216,10 @@ pub async fn run(
         return Err(Reason::Draining.into());
     }
     let target = target(head, &verdict.rewrite);
-    let mut headers = headers_for_backend(gate, head, host, &mut verdict, who);
-    limit_extensions(&mut headers, plan.frames.compression);
+    let mut request = UpgradeRequest::new(&target);
+    headers_for_backend(gate, head, host, &verdict, who, |name, value| request.header(name, value));
     let answer = tokio::select! {
-        answer = ask(&plan, &target, &headers) => answer?,
+        answer = ask(&plan, request) => answer?,
         reason = registration.switch.wait() => return Err(reason.into()),
     };
     match answer {
@@ -241,11 +237,11 @@ pub async fn run(
     }
 }
 
-async fn ask(plan: &Plan, target: &str, headers: &HeaderMap) -> Result<Answer, Reject> {
+async fn ask(plan: &Plan, request: UpgradeRequest) -> Result<Answer, Reject> {
     let upstream = &plan.upstream;
     let stream = upstream.endpoint.dial(upstream.settings.connect_timeout).await;
     let stream = stream.map_err(|_| Reason::UpstreamUnreachable)?;
-    let answer = upgrade(stream, target, headers);
+    let answer = upgrade(stream, request);
     match upstream.settings.handshake_timeout {
         None => answer.await,
         Some(timeout) => {

@@ -156,7 +156,7 @@ impl Describe for Who {
         let plan = self.plan.as_deref();
         let mode = plan.map(|plan| if plan.shadow { Mode::Shadow } else { Mode::Enforce });
         line.maybe("route", plan.map(|plan| plan.name.as_str()))
-            .text("address", &self.address.to_string())
+            .address("address", self.address)
             .maybe("sub", facts.and_then(|facts| facts.sub.as_deref()))
             .maybe("username", facts.and_then(|facts| facts.username.as_deref()))
             .maybe("sid", facts.and_then(|facts| facts.sid.as_deref()))

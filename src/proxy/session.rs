@@ -71,6 +71,13 @@ pub struct Session<W: Describe> {
     pub expires: Option<Instant>,
 }
 
+/// Bytes that came along with the heads. Copies: a slice would keep a whole read buffer alive.
+#[derive(Debug)]
+pub struct Early {
+    pub client: Vec<u8>,
+    pub backend: Vec<u8>,
+}
+
 /// Why the relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ended {
@@ -90,7 +97,7 @@ struct Relay {
 
 impl<W: Describe> Session<W> {
     /// Relays until something ends it, then closes both sides.
-    pub async fn run<C, B>(mut self, mut client: C, client_early: &[u8], mut backend: B, backend_early: &[u8])
+    pub async fn run<C, B>(mut self, mut client: C, early: Early, mut backend: B)
     where
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
@@ -101,8 +108,9 @@ impl<W: Describe> Session<W> {
             closed: None,
             give_up: None,
         };
-        relay.received.begin_with(client_early, self.watch());
-        relay.sent.begin_with(backend_early, self.watch());
+        relay.received.begin_with(&early.client, self.watch());
+        relay.sent.begin_with(&early.backend, self.watch());
+        drop(early);
         let ended = {
             let mut timer = pin!(tokio::time::sleep_until(self.deadline(&relay)));
             std::future::poll_fn(|cx| self.poll(cx, timer.as_mut(), &mut relay, &mut client, &mut backend))
@@ -256,8 +264,10 @@ impl<W: Describe> Session<W> {
         } else {
             close_frame(1001, ended.reason.label(), Some(mask()))
         };
-        let backend_told =
-            timeout(patience, say_goodbye(&mut backend, &to_backend)).await.is_ok_and(|told| told.is_ok());
+        // After both Closes it is the server that ends the connection (RFC 6455 §7.1.1).
+        let orderly = relay.received.is_closed() && relay.sent.is_closed();
+        let backend_told = orderly
+            || timeout(patience, say_goodbye(&mut backend, &to_backend)).await.is_ok_and(|told| told.is_ok());
 
         if ended.reason != Reason::ClientLost {
             let at_boundary =

@@ -2,8 +2,10 @@
 //! are gathered in a bounded buffer that one thread of its own writes out, and what does not fit
 //! because nobody reads is dropped, counted and told.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -69,12 +71,14 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Buffer> {
 pub struct Log {
     settings: LogSettings,
     shared: Arc<Shared>,
+    /// Somebody writes the lines out.
+    has_writer: bool,
 }
 
 impl Log {
     /// Writes to standard output, from a thread of its own.
     pub fn to_stdout(settings: LogSettings) -> Self {
-        let log = Self::to_memory(settings);
+        let log = Self { has_writer: true, ..Self::to_memory(settings) };
         let shared = Arc::clone(&log.shared);
         let writer = std::thread::Builder::new().name("log".into()).spawn(move || write_out(&shared));
         if let Err(error) = writer {
@@ -85,7 +89,7 @@ impl Log {
 
     /// Keeps the lines, for tests.
     pub fn to_memory(settings: LogSettings) -> Self {
-        Self { settings, shared: Arc::default() }
+        Self { settings, shared: Arc::default(), has_writer: false }
     }
 
     /// What [`Self::to_memory`] has kept, and no more than once.
@@ -111,6 +115,9 @@ impl Log {
 
     /// Waits, at most two seconds, until all lines are written.
     pub fn flush(&self) {
+        if !self.has_writer {
+            return;
+        }
         let buffer = lock(&self.shared);
         let unwritten = |buffer: &mut Buffer| !buffer.bytes.is_empty() || buffer.writing;
         drop(self.shared.emptied.wait_timeout_while(buffer, Duration::from_secs(2), unwritten));
@@ -159,6 +166,11 @@ fn write_out(shared: &Shared) {
     }
 }
 
+thread_local! {
+    /// The text of the line before: its memory serves the next one.
+    static SPARE: Cell<String> = const { Cell::new(String::new()) };
+}
+
 /// A line under construction.
 #[derive(Debug)]
 #[must_use = "a line is written by `write`"]
@@ -169,30 +181,47 @@ pub struct Line<'l> {
 
 impl<'l> Line<'l> {
     fn new(log: &'l Log, level: Level, event: &str) -> Self {
-        let time = Unix::now().rfc3339();
-        let mut text = String::with_capacity(512);
+        let mut text = SPARE.take();
+        text.clear();
+        let now = Unix::now();
         let _ = match log.settings.format {
             Format::Json => {
-                write!(text, "{{\"time\":\"{time}\",\"level\":\"{}\",\"event\":\"{event}\"", level.word())
+                write!(text, "{{\"time\":\"{now}\",\"level\":\"{}\",\"event\":\"{event}\"", level.word())
             }
-            Format::Text => write!(text, "{time} {} {event}", level.word().to_uppercase()),
+            Format::Text => write!(text, "{now} {} {event}", level.word().to_uppercase()),
         };
         Self { log, text }
     }
 
-    fn raw(mut self, name: &str, value: &str) -> Self {
-        let _ = match self.log.settings.format {
-            Format::Json => write!(self.text, ",\"{name}\":{value}"),
-            Format::Text => write!(self.text, " {name}={value}"),
-        };
-        self
+    fn name(&mut self, name: &str) {
+        match self.log.settings.format {
+            Format::Json => {
+                self.text.push_str(",\"");
+                self.text.push_str(name);
+                self.text.push_str("\":");
+            }
+            Format::Text => {
+                self.text.push(' ');
+                self.text.push_str(name);
+                self.text.push('=');
+            }
+        }
     }
 
-    pub fn text(self, name: &str, value: &str) -> Self {
-        let plain = self.log.settings.format == Format::Text
-            && !value.is_empty()
-            && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
-        if plain { self.raw(name, value) } else { self.raw(name, &quoted(value)) }
+    pub fn text(mut self, name: &str, value: &str) -> Self {
+        self.name(name);
+        let plain =
+            !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
+        match (plain, self.log.settings.format) {
+            (true, Format::Text) => self.text.push_str(value),
+            (true, Format::Json) => {
+                self.text.push('"');
+                self.text.push_str(value);
+                self.text.push('"');
+            }
+            (false, _) => self.text.push_str(&quoted(value)),
+        }
+        self
     }
 
     /// Nothing at all if there is no value.
@@ -203,14 +232,27 @@ impl<'l> Line<'l> {
         }
     }
 
-    pub fn number(self, name: &str, value: u64) -> Self {
-        let value = value.to_string();
-        self.raw(name, &value)
+    /// An address: digits, dots and colons need no escaping.
+    pub fn address(mut self, name: &str, value: IpAddr) -> Self {
+        self.name(name);
+        let _ = match self.log.settings.format {
+            Format::Json => write!(self.text, "\"{value}\""),
+            Format::Text => write!(self.text, "{value}"),
+        };
+        self
     }
 
-    pub fn millis(self, name: &str, value: Duration) -> Self {
-        let value = format!("{:.3}", value.as_secs_f64() * 1000.0);
-        self.raw(name, &value)
+    pub fn number(mut self, name: &str, value: u64) -> Self {
+        self.name(name);
+        let _ = write!(self.text, "{value}");
+        self
+    }
+
+    pub fn millis(mut self, name: &str, value: Duration) -> Self {
+        self.name(name);
+        let micros = value.as_micros();
+        let _ = write!(self.text, "{}.{:03}", micros / 1000, micros % 1000);
+        self
     }
 
     pub fn write(mut self) {
@@ -219,6 +261,7 @@ impl<'l> Line<'l> {
             Format::Text => "\n",
         });
         self.log.push(&self.text);
+        SPARE.set(self.text);
     }
 }
 

@@ -78,6 +78,7 @@ class Gate(Part):
         self.stop()
         if failure is None:
             assert tokens_in(self.output() + metrics, self.keycloak) == []
+            assert "panicked" not in self.output()
 
 
 def tokens_in(text, keycloak):

@@ -7,6 +7,12 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::*;
+use crate::telemetry::logging::Level;
+
+/// Nobody reads these lines, and the end of the gate would wait for it.
+fn silent(settings: LogSettings) -> Log {
+    Log::to_memory(LogSettings { level: Level::Error, ..settings })
+}
 
 /// The demo on any port, until dropped.
 struct Running {
@@ -18,7 +24,7 @@ struct Running {
 
 impl Running {
     fn start() -> Self {
-        let Demo { bound, address, alive } = start(0, Log::to_memory).unwrap();
+        let Demo { bound, address, alive } = start(0, silent).unwrap();
         let control = bound.control();
         let issuers = control.gate().snapshot.issuers.clone();
         let gate = Some(std::thread::spawn(move || bound.run(false)));
@@ -155,7 +161,7 @@ fn the_token_endpoint_answers_as_keycloak_does() {
 #[test]
 fn a_taken_port_is_named_with_the_way_out() {
     let (_taken, port) = listen().unwrap();
-    let error = start(port, Log::to_memory).err().unwrap().to_string();
+    let error = start(port, silent).err().unwrap().to_string();
     assert!(error.contains(&format!("port {port}")) && error.contains("--port"), "{error}");
 }
 
