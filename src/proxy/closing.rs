@@ -1,9 +1,11 @@
 //! The end of a socket: Close frame, FIN, then read and discard until the peer's end. Without the last
 //! step unread bytes would make the kernel send a reset, which destroys the Close frame on its way.
 
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 /// More than this a peer that has been told goodbye does not get to send.
 const MAX_DISCARD: usize = 64 * 1024;
@@ -21,12 +23,20 @@ pub async fn say_goodbye<S: AsyncWrite + Unpin>(socket: &mut S, frame: &[u8]) ->
 
 /// Reads until the peer's end, and keeps nothing.
 pub async fn discard<S: AsyncRead + Unpin>(socket: &mut S) {
-    let mut space = [0; 2048];
     let mut seen = 0;
-    while let Ok(n) = socket.read(&mut space).await {
-        seen += n;
-        if n == 0 || seen > MAX_DISCARD {
-            return;
+    std::future::poll_fn(|cx| {
+        // On the stack of the poll, not in the future: sessions by the thousand may end at once.
+        let mut space = [0; 4096];
+        loop {
+            let mut space = ReadBuf::new(&mut space);
+            match Pin::new(&mut *socket).poll_read(cx, &mut space) {
+                Poll::Ready(Ok(())) if !space.filled().is_empty() && seen <= MAX_DISCARD => {
+                    seen += space.filled().len();
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
         }
-    }
+    })
+    .await;
 }

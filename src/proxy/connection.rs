@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,7 +19,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Sleep};
 
 use super::closing::FOREVER;
-use super::entry::{Worker, hyper_told, serve};
+use super::entry::{self, Worker, hyper_told, serve};
+use super::first::{self, First};
 use super::plan::Who;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
@@ -28,7 +30,7 @@ use crate::state::permits::Permit;
 /// hyper keeps no smaller buffer.
 const LEAST_BUFFER: u64 = 8192;
 /// More headers than this are 431.
-const MAX_HEADERS: usize = 100;
+pub const MAX_HEADERS: usize = 100;
 
 /// `[listen]`
 #[derive(Clone, Debug)]
@@ -97,6 +99,8 @@ struct Wire {
 #[derive(Debug)]
 pub struct ClientIo {
     stream: TcpStream,
+    /// What was read before hyper came.
+    read: Bytes,
     wire: Arc<Wire>,
 }
 
@@ -113,6 +117,11 @@ impl AsyncRead for ClientIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.read.is_empty() {
+            let n = self.read.len().min(buf.remaining());
+            buf.put_slice(&self.read.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         let result = Pin::new(&mut self.stream).poll_read(cx, buf);
         if buf.filled().len() > before {
@@ -190,11 +199,36 @@ impl Future for HeadSleep {
 
 impl hyper::rt::Sleep for HeadSleep {}
 
-/// Serves a connection until it ends, is upgraded, or the gate drains.
+/// Serves a connection until it ends.
 pub async fn run(
     worker: Arc<Worker>,
     limits: HeadLimits,
+    mut stream: TcpStream,
+    peer: IpAddr,
+    slot: Permit,
+    closing: watch::Receiver<bool>,
+) {
+    let (head, early) = match first::read(&mut stream, limits).await {
+        First::Upgrade(head, early) => (head, early),
+        First::Other(read) => return Box::pin(http(worker, limits, stream, read, peer, slot, closing)).await,
+        First::TooSlow => return refused(&worker, peer, Reason::HeaderTimeout),
+    };
+    let started = Instant::now();
+    let answer = tokio::select! {
+        biased;
+        answer = entry::upgrade(&worker, peer, &head, started) => answer,
+        () = first::gone(&stream) => return,
+    };
+    let patience = worker.gate.snapshot.unmatched.session.close_timeout;
+    first::answer(stream, early, answer, Arc::new(slot), patience).await;
+}
+
+/// Plain HTTP, and upgrades that come later on a connection.
+async fn http(
+    worker: Arc<Worker>,
+    limits: HeadLimits,
     stream: TcpStream,
+    read: Vec<u8>,
     peer: IpAddr,
     slot: Permit,
     mut closing: watch::Receiver<bool>,
@@ -208,7 +242,7 @@ pub async fn run(
             serve(Arc::clone(&worker), peer, Arc::clone(&slot), request)
         })
     };
-    let io = TokioIo::new(ClientIo { stream, wire: Arc::clone(&wire) });
+    let io = TokioIo::new(ClientIo { stream, read: read.into(), wire: Arc::clone(&wire) });
     let mut builder = http1::Builder::new();
     builder
         .timer(HeadTimer { wire: Arc::clone(&wire), limits })
@@ -227,9 +261,14 @@ pub async fn run(
     if let Err(error) = result
         && let Some(reason) = reason_of(&error, &wire)
     {
-        let who = Who { address: peer, request_id: "-".into(), origin: None, plan: None, facts: None };
-        worker.gate.recorder.refused(reason, &who, false, hyper_told(reason), Duration::ZERO);
+        refused(&worker, peer, reason);
     }
+}
+
+/// Records what was refused before there was a request.
+fn refused(worker: &Worker, peer: IpAddr, reason: Reason) {
+    let who = Who { address: peer, request_id: "-".into(), origin: None, plan: None, facts: None };
+    worker.gate.recorder.refused(reason, &who, false, hyper_told(reason), Duration::ZERO);
 }
 
 /// The label of what hyper has refused by itself.

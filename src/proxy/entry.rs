@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -20,12 +21,13 @@ use super::connection::ClientIo;
 use super::forward::{self, Pools};
 use super::handshake::{self, Agreed, Outcome};
 use super::judge;
-use super::plan::{Gate, Plan, Who};
-use super::refuse::{self, Refusal};
+use super::plan::{Gate, Who};
+use super::refuse::{self, close};
 use super::session::{Early, Session};
 use crate::base::reject::{Reason, Reject};
-use crate::policy::request::{Kind, host, request_id_is_plain};
-use crate::state::permits::Permit;
+use crate::io::dial::Stream;
+use crate::policy::request::{self, Kind, request_id_is_plain};
+use crate::state::permits::Slot;
 use crate::telemetry::logging::Level;
 use crate::telemetry::record::{Describe, Recorder, SessionRecord, Told, Traffic, shadowed};
 
@@ -96,51 +98,101 @@ impl Worker {
     }
 }
 
-/// Answers one request. `slot` is the connection's place under `max_connections`: a session takes it along.
+/// What becomes of a connection after its 101.
+#[derive(Debug)]
+pub enum Next {
+    Live {
+        session: Box<Session<Who>>,
+        backend: Stream,
+        early: Vec<u8>,
+    },
+    /// Accepted only to be closed.
+    Close {
+        frame: Vec<u8>,
+        patience: Option<Duration>,
+    },
+}
+
+impl Next {
+    /// Goes on in a task of its own, so that an idle session carries nothing of its handshake around.
+    pub fn start(self, mut client: TcpStream, client_early: Vec<u8>, slot: Slot) {
+        match self {
+            Self::Live { session, backend, early } => {
+                let early = Early { client: client_early, backend: early };
+                tokio::spawn(session.run(client, early, backend, slot));
+            }
+            Self::Close { frame, patience } => {
+                tokio::spawn(async move {
+                    close(&mut client, &frame, patience).await;
+                    drop(slot);
+                });
+            }
+        }
+    }
+
+    /// The client has left before it got the 101.
+    pub fn lost(self) {
+        if let Self::Live { mut session, .. } = self {
+            session.record.finish(Reason::ClientLost, None, Traffic::default());
+        }
+    }
+}
+
+/// The answer to an upgrade, and what follows a 101.
+#[derive(Debug)]
+pub struct Answer {
+    pub response: Response<Body>,
+    pub next: Option<Next>,
+}
+
+/// Answers one request that hyper has read. `slot` is the connection's place under `max_connections`:
+/// a session takes it along.
 pub async fn serve(
     worker: Arc<Worker>,
     peer: IpAddr,
-    slot: Arc<Permit>,
+    slot: Slot,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let started = Instant::now();
-    let gate = &worker.gate;
     let (mut head, body) = request.into_parts();
     let on_upgrade = head.extensions.remove::<OnUpgrade>();
-    let origin = head.headers.get(header::ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes()).into());
-    let request_id = worker.request_id(&head);
-    let mut who = Who { address: peer, request_id, origin, plan: None, facts: None };
-    let kind = match judge::request(&gate.snapshot, &head) {
-        Ok(kind) => kind,
-        Err(reason) => {
-            let upgrade = head.headers.contains_key(header::UPGRADE);
-            let mut refusal = refuse::plain(reason.into());
-            refusal.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            gate.recorder.refused(reason, &who, upgrade, refusal.told, started.elapsed());
-            return Ok(refusal.response);
+    match (request::kind(&head), on_upgrade) {
+        (Ok(Kind::Upgrade), Some(on_upgrade)) => {
+            let answer = upgrade(&worker, peer, &head, started).await;
+            if let Some(next) = answer.next {
+                tokio::spawn(async move {
+                    match into_stream(on_upgrade).await {
+                        Some((client, early)) => next.start(client, early, slot),
+                        None => next.lost(),
+                    }
+                });
+            }
+            Ok(answer.response)
         }
-    };
-    let host = host(&head.headers).unwrap_or_default().to_owned();
-    match (kind, on_upgrade) {
-        (Kind::Upgrade, Some(on_upgrade)) => {
-            let pending = Pending { recorder: &gate.recorder, who: Some(who), started };
-            Ok(upgrade(&worker, pending, slot, &head, &host, on_upgrade).await)
-        }
-        (Kind::Upgrade, None) => Ok(refuse::plain(Reason::Internal.into()).response),
-        (Kind::Plain, _) => {
-            let result = plain(&worker, &head, body, &host, &mut who).await;
-            let response = match result {
-                Ok(response) => response,
-                Err(reason) => {
-                    let refusal = refuse::plain(reason.into());
-                    gate.recorder.refused(reason, &who, false, refusal.told, started.elapsed());
-                    refusal.response
-                }
-            };
-            record_request(&gate.recorder, &head, &who, &response, started);
-            Ok(response)
-        }
+        (Ok(Kind::Plain), _) => Ok(plain(&worker, peer, &head, body, started).await),
+        (Ok(Kind::Upgrade), None) => Ok(malformed(&worker, peer, &head, Reason::Internal, started)),
+        (Err(reason), _) => Ok(malformed(&worker, peer, &head, reason, started)),
     }
+}
+
+fn who(worker: &Worker, peer: IpAddr, head: &Parts) -> Who {
+    let origin = head.headers.get(header::ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes()).into());
+    Who { address: peer, request_id: worker.request_id(head), origin, plan: None, facts: None }
+}
+
+/// The refusal of what is no request that may go on: the connection ends with it.
+fn malformed(
+    worker: &Worker,
+    peer: IpAddr,
+    head: &Parts,
+    reason: Reason,
+    started: Instant,
+) -> Response<Body> {
+    let mut refusal = refuse::plain(reason.into());
+    refusal.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    let (who, upgrade) = (who(worker, peer, head), head.headers.contains_key(header::UPGRADE));
+    worker.gate.recorder.refused(reason, &who, upgrade, refusal.told, started.elapsed());
+    refusal.response
 }
 
 /// A handshake that is under way. If its client leaves it is dropped, and still leaves a line.
@@ -161,16 +213,14 @@ impl Drop for Pending<'_> {
     }
 }
 
-async fn upgrade(
-    worker: &Worker,
-    mut pending: Pending<'_>,
-    slot: Arc<Permit>,
-    head: &Parts,
-    host: &str,
-    on_upgrade: OnUpgrade,
-) -> Response<Body> {
+/// Answers an upgrade whose form is right.
+pub async fn upgrade(worker: &Worker, peer: IpAddr, head: &Parts, started: Instant) -> Answer {
     let gate = &worker.gate;
-    let started = pending.started;
+    if let Err(reason) = request::check(head, &gate.snapshot.hosts) {
+        return Answer { response: malformed(worker, peer, head, reason, started), next: None };
+    }
+    let host = request::host(&head.headers).unwrap_or_default();
+    let mut pending = Pending { recorder: &gate.recorder, who: Some(who(worker, peer, head)), started };
     let outcome = match &mut pending.who {
         Some(who) if !gate.lifecycle.refuses() => {
             let line = handshake::run(gate, head, host, started, who);
@@ -183,88 +233,54 @@ async fn upgrade(
         }
         _ => Err(Reason::Draining.into()),
     };
-    let Some(who) = pending.who.take() else { return refuse::plain(Reason::Internal.into()).response };
-    let plan = Arc::clone(who.plan.as_ref().unwrap_or(&gate.snapshot.unmatched));
-    match outcome {
-        Ok(Outcome::Agreed(agreed)) => open(gate, *agreed, who, started, slot, head, on_upgrade),
-        Ok(Outcome::Answered(response)) => {
-            let reject =
-                Reject { reason: Reason::UpstreamRefused, upstream_status: Some(response.status().as_u16()) };
-            let refusal = refuse::upgrade(reject, head, &plan.refuse, &plan.token);
-            if refusal.close.is_some() {
-                return refused(gate, reject, refusal, &who, started, &plan, slot, on_upgrade);
+    match (outcome, pending.who.take()) {
+        (Ok(Outcome::Agreed(agreed)), Some(who)) => open(gate, *agreed, who, head, started),
+        (Ok(Outcome::Answered(response)), Some(who)) => {
+            let status = response.status().as_u16();
+            let reject = Reject { reason: Reason::UpstreamRefused, upstream_status: Some(status) };
+            let mut answer = refused(gate, reject, &who, head, started);
+            if answer.next.is_none() {
+                // Over HTTP the backend speaks for itself.
+                let (mut parts, body) = response.into_parts();
+                parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+                answer.response = Response::from_parts(parts, Body::Stream(body));
             }
-            let told = Told::Status(response.status().as_u16());
-            gate.recorder.refused(Reason::UpstreamRefused, &who, true, told, started.elapsed());
-            let (mut parts, body) = response.into_parts();
-            parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-            Response::from_parts(parts, Body::Stream(body))
+            answer
         }
-        Err(reject) => {
-            let refusal = refuse::upgrade(reject, head, &plan.refuse, &plan.token);
-            refused(gate, reject, refusal, &who, started, &plan, slot, on_upgrade)
-        }
+        (Err(reject), Some(who)) => refused(gate, reject, &who, head, started),
+        (_, None) => Answer { response: refuse::plain(Reason::Internal.into()).response, next: None },
     }
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "all of it is needed once, here, and belongs to no common thing"
-)]
-fn refused(
-    gate: &Gate,
-    reject: Reject,
-    refusal: Refusal,
-    who: &Who,
-    started: Instant,
-    plan: &Plan,
-    slot: Arc<Permit>,
-    on_upgrade: OnUpgrade,
-) -> Response<Body> {
+fn refused(gate: &Gate, reject: Reject, who: &Who, head: &Parts, started: Instant) -> Answer {
+    let plan = who.plan.as_ref().unwrap_or(&gate.snapshot.unmatched);
+    let refusal = refuse::upgrade(reject, head, &plan.refuse, &plan.token);
     gate.recorder.refused(reject.reason, who, true, refusal.told, started.elapsed());
-    if let Some(frame) = refusal.close {
-        let patience = plan.session.close_timeout;
-        tokio::spawn(async move {
-            refuse::close(on_upgrade, frame, patience).await;
-            drop(slot);
-        });
-    }
-    refusal.response
+    let next = refusal.close.map(|frame| Next::Close { frame, patience: plan.session.close_timeout });
+    Answer { response: refusal.response, next }
 }
 
-/// Answers the 101 and starts the session's own task, so that all of the handshake is freed.
-fn open(
-    gate: &Gate,
-    agreed: Agreed,
-    who: Who,
-    started: Instant,
-    slot: Arc<Permit>,
-    head: &Parts,
-    on_upgrade: OnUpgrade,
-) -> Response<Body> {
+fn open(gate: &Gate, agreed: Agreed, who: Who, head: &Parts, started: Instant) -> Answer {
     let target = agreed.plan.token.redacted(&head.uri);
     if let Some(reason) = agreed.would_refuse {
         gate.recorder.would_refuse(reason);
     }
-    let record =
-        SessionRecord::open(Arc::clone(&gate.recorder), who, started.elapsed(), agreed.would_refuse, &target);
-    let mut session = Session {
+    let recorder = Arc::clone(&gate.recorder);
+    let session = Session {
         plan: agreed.plan,
-        record,
+        record: SessionRecord::open(recorder, who, started.elapsed(), agreed.would_refuse, &target),
         registration: Some(agreed.registration),
         permit: Some(agreed.permit),
         expires: agreed.expires,
     };
-    let (backend, backend_early) = (agreed.backend, agreed.backend_early);
-    tokio::spawn(async move {
-        if let Some((client, client_early)) = into_stream(on_upgrade).await {
-            session.run(client, Early { client: client_early, backend: backend_early }, backend).await;
-        } else {
-            session.record.finish(Reason::ClientLost, None, Traffic::default());
-        }
-        drop(slot);
-    });
-    agreed.response.map(|()| Body::Empty)
+    Answer {
+        response: agreed.response.map(|()| Body::Empty),
+        next: Some(Next::Live {
+            session: Box::new(session),
+            backend: agreed.backend,
+            early: agreed.backend_early,
+        }),
+    }
 }
 
 /// The client's connection as hyper hands it over, with what it had read too much.
@@ -275,15 +291,39 @@ async fn into_stream(on_upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
 
 async fn plain(
     worker: &Worker,
+    peer: IpAddr,
     head: &Parts,
     body: Incoming,
-    host: &str,
+    started: Instant,
+) -> Response<Body> {
+    let gate = &worker.gate;
+    if let Err(reason) = request::check(head, &gate.snapshot.hosts) {
+        return malformed(worker, peer, head, reason, started);
+    }
+    let mut who = who(worker, peer, head);
+    let response = match forwarded(worker, head, body, &mut who).await {
+        Ok(response) => response,
+        Err(reason) => {
+            let refusal = refuse::plain(reason.into());
+            gate.recorder.refused(reason, &who, false, refusal.told, started.elapsed());
+            refusal.response
+        }
+    };
+    record_request(&gate.recorder, head, &who, &response, started);
+    response
+}
+
+async fn forwarded(
+    worker: &Worker,
+    head: &Parts,
+    body: Incoming,
     who: &mut Who,
 ) -> Result<Response<Body>, Reason> {
     let gate = &worker.gate;
     if gate.lifecycle.refuses() {
         return Err(Reason::Draining);
     }
+    let host = request::host(&head.headers).unwrap_or_default();
     let judged = judge::plain(&gate.snapshot, head)?;
     let verdict = handshake::authenticate(gate, head, host, Kind::Plain, judged, who).await?;
     if let Some(reason) = verdict.judged.leniency.first {

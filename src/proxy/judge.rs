@@ -47,12 +47,6 @@ pub struct Judged {
     pub leniency: Leniency,
 }
 
-/// Target and `Host`, whatever the request is.
-pub fn request(snapshot: &Snapshot, head: &Parts) -> Result<Kind, Reason> {
-    request::check(head, &snapshot.hosts)?;
-    request::kind(head)
-}
-
 /// An upgrade before its token is looked for: route and origin.
 pub fn upgrade(snapshot: &Snapshot, head: &Parts, host: &str) -> Result<Judged, (Reason, Option<Arc<Plan>>)> {
     let found = snapshot.routes.find(head.uri.path());

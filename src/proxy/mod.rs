@@ -1,10 +1,12 @@
-//! Floor 4: the life of one connection. Read in this order: `connection` accepts, `entry` answers,
+//! Floor 4: the life of one connection. Read in this order: `connection` accepts (`first` reads an upgrade, hyper
+//! all else), `entry` answers,
 //! `judge` decides, `handshake` carries an upgrade out (or `forward` a plain request), `session` lives,
 //! `splice` moves bytes, `closing` ends.
 
 pub mod closing;
 pub mod connection;
 pub mod entry;
+pub mod first;
 pub mod forward;
 pub mod handshake;
 pub mod judge;

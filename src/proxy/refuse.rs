@@ -8,6 +8,7 @@ use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Response, StatusCode, Version};
 use serde_json::json;
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::closing::{FOREVER, discard, say_goodbye};
@@ -193,13 +194,11 @@ pub fn plain(reject: Reject) -> Refusal {
     Refusal { response, told: Told::Status(status.as_u16()), close: None }
 }
 
-/// Tells the accepted socket, then lets it go.
-pub async fn close(upgrade: hyper::upgrade::OnUpgrade, frame: Vec<u8>, patience: Option<Duration>) {
-    let Ok(upgraded) = upgrade.await else { return };
-    let mut socket = hyper_util::rt::TokioIo::new(upgraded);
+/// Tells a connection the last thing it hears, then lets it go.
+pub async fn close(socket: &mut TcpStream, last: &[u8], patience: Option<Duration>) {
     let goodbye = async {
-        if say_goodbye(&mut socket, &frame).await.is_ok() {
-            discard(&mut socket).await;
+        if say_goodbye(socket, last).await.is_ok() {
+            discard(socket).await;
         }
     };
     let _ = timeout(patience.unwrap_or(FOREVER), goodbye).await;

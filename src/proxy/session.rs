@@ -16,7 +16,7 @@ use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Grace, Span, words};
 use crate::policy::frame::{Sender, Stop, close_frame};
-use crate::state::permits::Permit;
+use crate::state::permits::{Permit, Slot};
 use crate::state::sessions::Registration;
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
 
@@ -97,7 +97,7 @@ struct Relay {
 
 impl<W: Describe> Session<W> {
     /// Relays until something ends it, then closes both sides.
-    pub async fn run<C, B>(mut self, mut client: C, early: Early, mut backend: B)
+    pub async fn run<C, B>(mut self, mut client: C, early: Early, mut backend: B, slot: Slot)
     where
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
@@ -118,6 +118,7 @@ impl<W: Describe> Session<W> {
         };
         // Boxed: what only the end needs should not lie around in every idle session.
         Box::pin(self.end(ended, relay, client, backend)).await;
+        drop(slot);
     }
 
     fn watch(&self) -> Watch<'_> {

@@ -14,6 +14,9 @@ pub struct Permits {
 #[derive(Debug)]
 pub struct Permit(Arc<Permits>);
 
+/// A permit that a connection and what becomes of it share.
+pub type Slot = Arc<Permit>;
+
 impl Permits {
     pub fn new(limit: Option<u32>) -> Arc<Self> {
         Arc::new(Self { limit, taken: AtomicU32::new(0) })

@@ -1,0 +1,155 @@
+//! The first head of a connection. Most connections of a gate are one upgrade and nothing else: that
+//! needs no HTTP server, only its parser. Whatever is not exactly an upgrade of the right form goes to
+//! hyper, byte by byte as it came, which reads and refuses it as it does all others.
+
+use std::io;
+use std::time::Duration;
+
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, Request, StatusCode, Uri};
+use http_body_util::BodyExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::closing::FOREVER;
+use super::connection::{HeadLimits, MAX_HEADERS};
+use super::entry::{Answer, Body};
+use super::refuse::close;
+use crate::policy::request::{Kind, kind};
+use crate::state::permits::Slot;
+
+/// What a connection begins with.
+#[derive(Debug)]
+pub enum First {
+    /// An upgrade of the right form, and what came after its head.
+    Upgrade(Box<Parts>, Vec<u8>),
+    /// Something else; these bytes of it have been read.
+    Other(Vec<u8>),
+    /// Not complete in time.
+    TooSlow,
+}
+
+/// Reads until it is known what the connection begins with.
+pub async fn read(stream: &mut TcpStream, limits: HeadLimits) -> First {
+    let mut read = Vec::with_capacity(2048);
+    let first = timeout(limits.header_timeout.unwrap_or(FOREVER), async {
+        loop {
+            // An end, clean or not, is hyper's to judge.
+            match stream.read_buf(&mut read).await {
+                Ok(0) | Err(_) => return None,
+                Ok(_) => {}
+            }
+            let so_far = read.get(..4).unwrap_or(&read);
+            if !b"GET ".starts_with(so_far) || read.len() > limits.header_size {
+                return None;
+            }
+            match parse(&read) {
+                Parsed::Upgrade(head, length) => return Some((head, length)),
+                Parsed::Partial => {}
+                Parsed::Other => return None,
+            }
+        }
+    });
+    match first.await {
+        Ok(Some((head, length))) => First::Upgrade(head, read.get(length..).unwrap_or_default().to_vec()),
+        Ok(None) => First::Other(read),
+        Err(_) => First::TooSlow,
+    }
+}
+
+enum Parsed {
+    Upgrade(Box<Parts>, usize),
+    Partial,
+    Other,
+}
+
+fn parse(bytes: &[u8]) -> Parsed {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut fields);
+    let length = match request.parse(bytes) {
+        Ok(httparse::Status::Complete(length)) => length,
+        Ok(httparse::Status::Partial) => return Parsed::Partial,
+        Err(_) => return Parsed::Other,
+    };
+    head(&request).map_or(Parsed::Other, |head| Parsed::Upgrade(Box::new(head), length))
+}
+
+/// The head, if it is an upgrade of the right form.
+fn head(request: &httparse::Request<'_, '_>) -> Option<Parts> {
+    if request.version != Some(1)
+        || !request.headers.iter().any(|field| field.name.eq_ignore_ascii_case("upgrade"))
+    {
+        return None;
+    }
+    let mut headers = HeaderMap::with_capacity(request.headers.len());
+    for field in request.headers.iter() {
+        let name = HeaderName::from_bytes(field.name.as_bytes()).ok()?;
+        headers.append(name, HeaderValue::from_bytes(field.value).ok()?);
+    }
+    let (mut head, ()) = Request::new(()).into_parts();
+    head.uri = Uri::try_from(request.path?).ok()?;
+    head.headers = headers;
+    (kind(&head) == Ok(Kind::Upgrade)).then_some(head)
+}
+
+/// Waits until the client has left. One that has sent something already is not watched any more.
+pub async fn gone(stream: &TcpStream) {
+    if let Ok(1..) = stream.peek(&mut [0]).await {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Writes the answer and starts what follows it.
+pub async fn answer(
+    mut stream: TcpStream,
+    early: Vec<u8>,
+    answer: Answer,
+    slot: Slot,
+    patience: Option<Duration>,
+) {
+    let (parts, body) = answer.response.into_parts();
+    let bytes = encode(parts.status, &parts.headers, &body);
+    match (answer.next, body) {
+        (Some(next), _) => match stream.write_all(&bytes).await {
+            Ok(()) => next.start(stream, early, slot),
+            Err(_) => next.lost(),
+        },
+        (None, Body::Stream(body)) => {
+            // The end of the connection is the end of the body.
+            if relay_body(&mut stream, &bytes, body).await.is_ok() {
+                close(&mut stream, &[], patience).await;
+            }
+        }
+        (None, Body::Empty | Body::Whole(_)) => close(&mut stream, &bytes, patience).await,
+    }
+}
+
+fn encode(status: StatusCode, headers: &HeaderMap, body: &Body) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    let reason = status.canonical_reason().unwrap_or_default();
+    out.extend_from_slice(format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).as_bytes());
+    for (name, value) in headers {
+        for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+            out.extend_from_slice(part);
+        }
+    }
+    if let Body::Whole(bytes) = body {
+        out.extend_from_slice(format!("{}: {}\r\n\r\n", header::CONTENT_LENGTH, bytes.len()).as_bytes());
+        out.extend_from_slice(bytes);
+    } else {
+        out.extend_from_slice(b"\r\n");
+    }
+    out
+}
+
+async fn relay_body(stream: &mut TcpStream, head: &[u8], mut body: hyper::body::Incoming) -> io::Result<()> {
+    stream.write_all(head).await?;
+    while let Some(frame) = body.frame().await {
+        if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
+            stream.write_all(&data).await?;
+        }
+    }
+    Ok(())
+}

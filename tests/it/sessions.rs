@@ -1,0 +1,26 @@
+//! Live sessions and plain requests: what passes, what ends them, and what is told of it.
+
+mod admin;
+mod boundary;
+mod bursts;
+mod closing;
+mod dialing;
+mod discovery;
+mod drain;
+mod expiry;
+mod frames;
+mod keys;
+mod limits;
+mod losing;
+mod plain;
+mod plain_auth;
+mod plain_bad;
+mod plain_pool;
+mod plain_streams;
+mod plain_time;
+mod pressure;
+mod records;
+mod relay;
+mod shadow;
+mod wire;
+mod write_timeout;
