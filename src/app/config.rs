@@ -8,14 +8,14 @@ use super::admin::AdminSettings;
 use super::drain::DrainSettings;
 use crate::base::section::{Document, Effective, Problem, Section};
 use crate::base::value::{Count, Raw, Value, quoted};
+use crate::io::dial::Endpoint;
 use crate::io::jwks::Issuer;
 use crate::io::upstream::UpstreamSettings;
-use crate::policy::bearer::TokenPolicy;
+use crate::policy::carrier::TokenPolicy;
 use crate::policy::claims::IssuerPolicy;
-use crate::policy::frame::FrameLimits;
+use crate::policy::frame::{FrameLimits, GivenLimits};
 use crate::policy::headers::{IdentityPolicy, Owned};
 use crate::policy::origin::{OriginPolicy, serialized};
-use crate::policy::profile::Profile;
 use crate::policy::route::{Pattern, Routes};
 use crate::policy::rule::Rule;
 use crate::proxy::connection::ListenSettings;
@@ -69,7 +69,7 @@ pub fn load(path: &Path) -> Loaded {
         Ok(text) => read(&text, std::env::vars()),
         Err(error) => {
             let problem = Problem {
-                path: path.display().to_string(),
+                path: String::new(),
                 line: None,
                 value: String::new(),
                 message: format!(
@@ -90,7 +90,7 @@ pub fn read(text: &str, environment: impl Iterator<Item = (String, String)>) -> 
     Loaded { config, problems, warnings, effective }
 }
 
-/// Every key with its default, in the order in which it is read; the text is empty where a key has none.
+/// Every key that has a default, with it, in the order in which they are read.
 /// For the test that holds documentation and code together.
 pub fn reference() -> Vec<Effective> {
     let minimal = "[[issuer]]\nurl = 'https://sso.example.com/realms/demo'\naudiences = ['chat']\n[[route]]\npath = '/*'\n";
@@ -129,7 +129,8 @@ struct Inherited {
     identity: Arc<IdentityPolicy>,
     origin: Arc<OriginPolicy>,
     frames: Arc<FrameLimits>,
-    limits_given: bool,
+    /// Which keys of [limits] the profile's defaults must not touch.
+    given: GivenLimits,
     session: Arc<SessionSettings>,
     refuse: Arc<RefuseSettings>,
     upstream: Arc<Upstream>,
@@ -148,7 +149,9 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let upstream_section = root.section("upstream");
     let upstream = upstream(&upstream_section, &UpstreamSettings::default(), 0);
     let http = HttpSettings::read(&root.section("http"));
-    let issuers = issuers(root);
+    let issuer_sections = root.sections("issuer");
+    let issuer_count = issuer_sections.len();
+    let issuers = issuers(&issuer_sections);
     let token_section = root.section("token");
     let token = TokenPolicy::read(&token_section, &TokenPolicy::default());
     let token_cache = token_section.get("cache", Some(Count(10_000))).map(|count| count.0);
@@ -157,7 +160,7 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let origin = OriginPolicy::read(&origin_section, &OriginPolicy::default());
     refuse_any_with_cookie(&origin_section, "allow", &origin, &token);
     let limits = root.section("limits");
-    let profile = upstream.as_ref().map_or(Profile::Generic, |upstream| upstream.settings.profile);
+    let profile = upstream.settings.profile;
     let max_sessions = limits.get("sessions", Some(Count(20_000))).map(|count| count.0);
     let frames = FrameLimits::read(&limits, &FrameLimits::of(profile));
     let session = SessionSettings::read(&root.section("session"), &SessionSettings::default());
@@ -173,16 +176,16 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
         identity: Arc::new(identity),
         origin: Arc::new(origin),
         frames: Arc::new(frames),
-        limits_given: limits.is_given(),
+        given: GivenLimits { message: limits.has("message"), compression: limits.has("compression") },
         session: Arc::new(session),
         refuse: Arc::new(refuse),
-        upstream: Arc::new(upstream?),
+        upstream: Arc::new(upstream),
     };
     let mut upstreams = vec![Arc::clone(&inherited.upstream)];
     let routes = routes(&sections, &inherited, &mut upstreams);
     let needs_issuer = routes.iter().any(|(_, plan)| plan.auth != Auth::None || plan.http != HttpAuth::Pass)
         || http.auth != HttpAuth::Pass;
-    if issuers.is_empty() && needs_issuer && !root.has("issuer") {
+    if issuer_count == 0 && needs_issuer {
         root.problem("issuer", "is missing: write at least one [[issuer]] with url and audiences, or auth = \"none\" on every [[route]]");
     }
     let owned =
@@ -206,7 +209,8 @@ fn public_url(section: &Section<'_>, url: &str) -> Option<Option<PublicUrl>> {
     if url.is_empty() {
         return Some(None);
     }
-    let origin = serialized(url.trim_end_matches('/')).filter(|origin| origin.starts_with("http"));
+    let origin = serialized(url.trim_end_matches('/'))
+        .filter(|origin| origin.starts_with("http://") || origin.starts_with("https://"));
     let Some(origin) = origin else {
         section.problem(
             "public_url",
@@ -221,21 +225,27 @@ fn public_url(section: &Section<'_>, url: &str) -> Option<Option<PublicUrl>> {
     Some(Some(PublicUrl { origin, scheme, host, port }))
 }
 
-fn upstream(section: &Section<'_>, inherited: &UpstreamSettings, index: usize) -> Option<Upstream> {
+/// A backend; where its place is wrong, any place, so that the rest of the file is checked all the same.
+fn upstream(section: &Section<'_>, inherited: &UpstreamSettings, index: usize) -> Upstream {
     let settings = UpstreamSettings::read(section, inherited);
-    match settings.endpoint() {
-        Ok(endpoint) => Some(Upstream { settings, endpoint, index }),
-        Err(error) => {
-            section.problem(if settings.ca_file.is_some() { "ca_file" } else { "url" }, error);
-            None
+    let endpoint = match (settings.endpoint(), &settings.ca_file) {
+        (Ok(endpoint), _) => endpoint,
+        (Err(error), Some(_)) if section.has("ca_file") => {
+            section.problem("ca_file", format!("{error}; accepted: a PEM file with certificates"));
+            Endpoint::Unix(PathBuf::new())
         }
-    }
+        (Err(error), _) => {
+            section.problem("url", error);
+            Endpoint::Unix(PathBuf::new())
+        }
+    };
+    Upstream { settings, endpoint, index }
 }
 
-fn issuers(root: &Section<'_>) -> Vec<IssuerPolicy> {
+fn issuers(sections: &[Section<'_>]) -> Vec<IssuerPolicy> {
     let mut issuers: Vec<IssuerPolicy> = Vec::new();
-    for section in root.sections("issuer") {
-        let Some(issuer) = IssuerPolicy::read(&section) else { continue };
+    for section in sections {
+        let Some(issuer) = IssuerPolicy::read(section) else { continue };
         if issuers.iter().any(|known| known.url == issuer.url) {
             section.problem("url", "occurs twice: the issuer of a token must be one");
         }
@@ -328,24 +338,23 @@ fn route(
     }
     let upstream_section = section.section("upstream");
     let upstream = if upstream_section.is_given() {
-        let upstream = upstream(&upstream_section, &root.upstream.settings, upstreams.len()).map(Arc::new);
-        upstreams.extend(upstream.clone());
+        let upstream = Arc::new(upstream(&upstream_section, &root.upstream.settings, upstreams.len()));
+        upstreams.push(Arc::clone(&upstream));
         upstream
     } else {
-        Some(Arc::clone(&root.upstream))
+        Arc::clone(&root.upstream)
     };
     let token = override_of(section, "token", &root.token, TokenPolicy::read);
     let origin = override_of(section, "origin", &root.origin, OriginPolicy::read);
     if section.has("token") || section.has("origin") {
         refuse_any_with_cookie(section, "origin", &origin, &token);
     }
-    // The defaults of [limits] are those of the backend's profile.
-    let profile = upstream.as_ref().map(|own| own.settings.profile);
-    let frames =
-        match profile.filter(|profile| !root.limits_given && *profile != root.upstream.settings.profile) {
-            Some(profile) => Arc::new(FrameLimits::of(profile)),
-            None => Arc::clone(&root.frames),
-        };
+    let profile = upstream.settings.profile;
+    let frames = if profile == root.upstream.settings.profile {
+        Arc::clone(&root.frames)
+    } else {
+        Arc::new(root.frames.for_profile(profile, root.given))
+    };
     let plan = Plan {
         name: pattern_or_any.text().to_owned(),
         auth,
@@ -359,7 +368,7 @@ fn route(
         refuse: override_of(section, "refuse", &root.refuse, RefuseSettings::read),
         token,
         origin,
-        upstream: upstream?,
+        upstream,
     };
     Some((pattern?, plan))
 }

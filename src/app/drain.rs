@@ -21,14 +21,14 @@ pub struct DrainSettings {
     /// Not ready, but serving: endpoints propagate.
     pub delay: Duration,
     /// In all.
-    pub deadline: Duration,
+    pub deadline: Option<Duration>,
 }
 
 impl DrainSettings {
     pub fn read(section: &Section<'_>) -> Self {
         let delay = section.get("delay", Grace(Duration::from_secs(5))).0;
-        let deadline = section.get("deadline", Span(Duration::from_secs(25))).0;
-        if delay >= deadline {
+        let deadline = section.get("deadline", Some(Span(Duration::from_secs(25)))).map(|span| span.0);
+        if deadline.is_some_and(|deadline| delay >= deadline) {
             section.problem(
                 "delay",
                 "accepted: less than [drain] deadline, or no time is left to close sessions",
@@ -141,7 +141,7 @@ impl Control {
 
     async fn carry_out(&self) {
         let (gate, log) = (&self.gate, &self.gate.recorder.log);
-        let deadline = Instant::now() + self.settings.deadline;
+        let deadline = self.settings.deadline.map(|deadline| Instant::now() + deadline);
         if let Some(line) = log.line(Level::Info, "drain_started") {
             line.number("sessions", gate.sessions.count() as u64).write();
         }
@@ -150,7 +150,7 @@ impl Control {
         self.closing.send_replace(true);
         gate.sessions.end_where(Reason::Draining, |_| true);
         while gate.sessions.count() > 0 || gate.connections.taken() > 0 {
-            if Instant::now() >= deadline {
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 if let Some(line) = log.line(Level::Warn, "drain_deadline") {
                     line.number("sessions", gate.sessions.count() as u64)
                         .number("connections", gate.connections.taken().into())

@@ -21,10 +21,11 @@ use tokio::time::Instant;
 use self::config::Config;
 use self::drain::Control;
 use crate::io::listener;
-use crate::proxy::connection::{self, HeadLimits};
+use crate::proxy::connection;
 use crate::proxy::entry::Worker;
 use crate::proxy::forward::pools;
 use crate::proxy::plan::Gate;
+use crate::proxy::wire::HeadLimits;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::permits::Permits;
 use crate::state::sessions::Sessions;
@@ -81,13 +82,13 @@ pub fn bind(config: Config, log: Log) -> Result<Bound> {
 }
 
 /// Each connection needs two descriptors: the client's and the backend's.
-fn affordable_connections(wanted: u32, log: &Log) -> u32 {
+fn affordable_connections(wanted: Option<u32>, log: &Log) -> u32 {
     let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
     let files = limits
         .lines()
         .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u32>().ok());
-    let affordable = files.map_or(wanted, |files| (files.saturating_sub(SPARE_FILES) / 2).max(1));
-    if affordable < wanted {
+    let affordable = files.map_or(u32::MAX, |files| (files.saturating_sub(SPARE_FILES) / 2).max(1));
+    if let Some(wanted) = wanted.filter(|wanted| affordable < *wanted) {
         let message = format!(
             "max_connections = {wanted} needs {} file descriptors, the limit is {}: lowered to {affordable}",
             u64::from(wanted) * 2 + u64::from(SPARE_FILES),
@@ -95,7 +96,7 @@ fn affordable_connections(wanted: u32, log: &Log) -> u32 {
         );
         log.say(Level::Warn, "max_connections_lowered", &message);
     }
-    wanted.min(affordable)
+    wanted.unwrap_or(u32::MAX).min(affordable)
 }
 
 impl Bound {

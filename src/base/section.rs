@@ -102,7 +102,8 @@ impl<'t> Document<'t> {
     /// What was found: problems, warnings, and the effective value of each key that was read.
     pub fn finish(self) -> (Vec<Problem>, Vec<Problem>, Vec<Effective>) {
         let mut sink = self.sink.into_inner();
-        for (path, (name, value)) in sink.environment {
+        // Of a file that is no TOML nothing was read, so nothing is known to be left over.
+        for (path, (name, value)) in sink.environment.into_iter().filter(|_| self.root.is_some()) {
             sink.problems.push(Problem {
                 path: name,
                 line: None,
@@ -164,6 +165,15 @@ impl<'d> Section<'d> {
         self.document.sink.borrow_mut().problems.push(problem);
     }
 
+    /// Reports what is wrong with one name of a [`Self::map`].
+    pub fn problem_in(&self, key: &str, name: &str, message: impl Into<String>) {
+        let table = self.table.and_then(|table| table.get(key)).and_then(|entry| entry.get_ref().as_table());
+        let inner = Section::new(self.document, self.full(key), table, self.span.clone());
+        inner.problem(name, message);
+        let names = table.into_iter().flat_map(|table| table.keys());
+        inner.asked.borrow_mut().extend(names.map(|name| name.get_ref().to_string()));
+    }
+
     /// Reports what is allowed and yet likely a mistake.
     pub fn warning(&self, key: &str, message: impl Into<String>) {
         let warning = self.describe(key, message.into());
@@ -188,7 +198,10 @@ impl<'d> Section<'d> {
     /// The value of a key that may be absent.
     pub fn optional<T: Value>(&self, key: &str) -> Option<T> {
         let entry = self.entry(key);
-        let override_by = self.document.sink.borrow_mut().environment.remove(&self.full(key));
+        // Tables in arrays have no name that a variable could give.
+        let named = !self.path.contains('[');
+        let override_by =
+            named.then(|| self.document.sink.borrow_mut().environment.remove(&self.full(key))).flatten();
         let raw = match (&override_by, entry) {
             (Some((_, text)), _) => Raw::Environment(text.clone()),
             (None, Some(entry)) => raw(entry.get_ref()),
@@ -273,9 +286,7 @@ impl<'d> Section<'d> {
             if let Some(text) = value.get_ref().as_str() {
                 pairs.push((name.get_ref().to_string(), text.to_owned()));
             } else {
-                let inner = Section::new(self.document, self.full(key), Some(table), None);
-                inner.problem(name.get_ref(), "accepted: a string");
-                inner.asked.borrow_mut().extend(table.keys().map(|name| name.get_ref().to_string()));
+                self.problem_in(key, name.get_ref(), "accepted: a string");
             }
         }
         self.leave(key, &show_map(&pairs), true);

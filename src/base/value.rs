@@ -228,7 +228,7 @@ impl Value for Rate {
         Some(Self { count, per })
     }
     fn show(&self) -> String {
-        quoted(&format!("{}/{}", self.count, humantime::format_duration(self.per)))
+        quoted(&format!("{}/{}", self.count, show_duration(self.per).trim_matches('"')))
     }
 }
 

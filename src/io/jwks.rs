@@ -31,6 +31,8 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failed fetches are repeated, at first after the first and never later than the last of these.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
+const NEVER: Duration = Duration::from_secs(10 * 366 * 86_400);
+
 /// The last fetch that has ended.
 #[derive(Clone, Copy, Debug)]
 struct Fetched {
@@ -140,7 +142,7 @@ impl Issuer {
             }
             self.fetched.send_replace(Some(Fetched { began, ok }));
             let next = if ok {
-                Instant::now() + self.policy.refresh
+                Instant::now() + self.policy.refresh.unwrap_or(NEVER)
             } else {
                 let at = Instant::now() + pause;
                 pause = (pause * 2).min(RETRY.1);

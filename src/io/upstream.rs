@@ -22,7 +22,7 @@ use super::dial::{Endpoint, Stream};
 use crate::base::reject::{Reason, Reject};
 use crate::base::section::Section;
 use crate::base::value::Span;
-use crate::policy::bearer::Delivery;
+use crate::policy::carrier::Delivery;
 use crate::policy::profile::Profile;
 use crate::policy::request::list;
 

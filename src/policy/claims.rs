@@ -27,7 +27,8 @@ pub struct IssuerPolicy {
     pub token_types: Vec<String>,
     pub algorithms: Vec<Algorithm>,
     pub leeway: Duration,
-    pub refresh: Duration,
+    /// `None` = only when an unknown kid asks.
+    pub refresh: Option<Duration>,
     /// `None` = keys never become too old.
     pub max_stale: Option<Duration>,
     pub ca_file: Option<String>,
@@ -38,12 +39,9 @@ impl IssuerPolicy {
     pub fn read(section: &Section<'_>) -> Option<Self> {
         let url = section.required::<String>("url", "the `iss` of its tokens, byte for byte");
         let jwks_uri = section.optional::<String>("jwks_uri");
-        for (key, value) in [("url", &url), ("jwks_uri", &jwks_uri)] {
-            if value.as_ref().is_some_and(|value| !is_http_url(value)) {
-                section.problem(
-                    key,
-                    "accepted: an absolute http or https URL without user, query of its own or fragment",
-                );
+        for (key, value, query) in [("url", &url, false), ("jwks_uri", &jwks_uri, true)] {
+            if value.as_ref().is_some_and(|value| !is_http_url(value) || (!query && value.contains('?'))) {
+                section.problem(key, "accepted: an absolute http or https URL without user or fragment");
             }
         }
         let any_audience = section.get("any_audience", false);
@@ -64,7 +62,7 @@ impl IssuerPolicy {
             );
         }
         let leeway = section.get("leeway", Grace(Duration::from_secs(10))).0;
-        let refresh = section.get("refresh", Span(Duration::from_secs(300))).0;
+        let refresh = section.get("refresh", Some(Span(Duration::from_secs(300)))).map(|span| span.0);
         let max_stale = section.get("max_stale", Some(Span(Duration::from_secs(86_400)))).map(|span| span.0);
         let ca_file = section.optional("ca_file");
         Some(Self {
@@ -219,7 +217,7 @@ mod tests {
             token_types: vec!["Bearer".into()],
             algorithms: vec![Algorithm::Rs256],
             leeway: Duration::from_secs(10),
-            refresh: Duration::from_secs(300),
+            refresh: None,
             max_stale: None,
             ca_file: None,
         }

@@ -31,6 +31,13 @@ pub struct FrameLimits {
     pub compression: Compression,
 }
 
+/// Which of the keys whose defaults depend on the profile were given.
+#[derive(Clone, Copy, Debug)]
+pub struct GivenLimits {
+    pub message: bool,
+    pub compression: bool,
+}
+
 impl Default for FrameLimits {
     fn default() -> Self {
         Self { message: Some(16 << 20), fragments: Some(65_536), rate: None, compression: Compression::Pass }
@@ -46,6 +53,16 @@ impl FrameLimits {
             Profile::Daphne => {
                 Self { message: Some(1 << 20), compression: Compression::Strip, ..Self::default() }
             }
+        }
+    }
+
+    /// For a backend of another profile: its defaults where none was given.
+    pub fn for_profile(&self, profile: Profile, given: GivenLimits) -> Self {
+        let own = Self::of(profile);
+        Self {
+            message: if given.message { self.message } else { own.message },
+            compression: if given.compression { self.compression } else { own.compression },
+            ..self.clone()
         }
     }
 

@@ -76,10 +76,12 @@ impl IdentityPolicy {
         let mut seen: HashSet<String> = HashSet::new();
         let mut name = |key: &str, text: &str| {
             let problem = |what: &str| {
-                section.problem(
-                    key,
-                    format!("{text:?} {what}; accepted: a header name such as \"X-Auth-Subject\""),
-                );
+                let message = format!("{what}; accepted: a header name such as \"X-Auth-Subject\"");
+                if key == "headers" {
+                    section.problem_in(key, text, message)
+                } else {
+                    section.problem(key, message)
+                }
                 None
             };
             match text.parse::<HeaderName>() {

@@ -2,6 +2,7 @@
 //! no clocks, no I/O.
 
 pub mod bearer;
+pub mod carrier;
 pub mod claims;
 pub mod frame;
 pub mod headers;

@@ -1,79 +1,33 @@
 //! Every request enters here, and here alone a `Reject` becomes an answer.
 
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{Request, Response, StatusCode};
-use hyper::body::{Frame, Incoming, SizeHint};
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
-use super::connection::ClientIo;
+use super::body::Body;
 use super::forward::{self, Pools};
 use super::handshake::{self, Agreed, Outcome};
 use super::judge;
 use super::plan::{Gate, Who};
 use super::refuse::{self, close};
 use super::session::{Early, Session};
+use super::wire::ClientIo;
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
 use crate::policy::request::{self, Kind, request_id_is_plain};
 use crate::state::permits::Slot;
 use crate::telemetry::logging::Level;
-use crate::telemetry::record::{Describe, Recorder, SessionRecord, Told, Traffic, shadowed};
-
-/// Bodies of requests to the backend and of our answers. Trailers are dropped: no policy looks at them.
-#[derive(Debug)]
-pub enum Body {
-    Empty,
-    Whole(Bytes),
-    Stream(Incoming),
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            Self::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Self::Whole(bytes) => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            Self::Stream(body) => match Pin::new(body).poll_frame(cx) {
-                Poll::Ready(Some(Ok(frame))) if frame.is_trailers() => Poll::Ready(None),
-                other => other,
-            },
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Empty => true,
-            Self::Whole(bytes) => bytes.is_empty(),
-            Self::Stream(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Empty => SizeHint::with_exact(0),
-            Self::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Self::Stream(body) => body.size_hint(),
-        }
-    }
-}
+use crate::telemetry::record::{Describe, Recorder, SessionRecord, Traffic, shadowed};
 
 /// One worker's view of the gate.
 #[derive(Debug)]
@@ -191,7 +145,8 @@ fn malformed(
     let mut refusal = refuse::plain(reason.into());
     refusal.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     let (who, upgrade) = (who(worker, peer, head), head.headers.contains_key(header::UPGRADE));
-    worker.gate.recorder.refused(reason, &who, upgrade, refusal.told, started.elapsed());
+    let target = worker.gate.snapshot.unmatched.token.redacted(&head.uri);
+    worker.gate.recorder.refused(reason, &who, upgrade, Some(&target), refusal.told, started.elapsed());
     refusal.response
 }
 
@@ -255,7 +210,8 @@ pub async fn upgrade(worker: &Worker, peer: IpAddr, head: &Parts, started: Insta
 fn refused(gate: &Gate, reject: Reject, who: &Who, head: &Parts, started: Instant) -> Answer {
     let plan = who.plan.as_ref().unwrap_or(&gate.snapshot.unmatched);
     let refusal = refuse::upgrade(reject, head, &plan.refuse, &plan.token);
-    gate.recorder.refused(reject.reason, who, true, refusal.told, started.elapsed());
+    let target = plan.token.redacted(&head.uri);
+    gate.recorder.refused(reject.reason, who, true, Some(&target), refusal.told, started.elapsed());
     let next = refusal.close.map(|frame| Next::Close { frame, patience: plan.session.close_timeout });
     Answer { response: refusal.response, next }
 }
@@ -267,7 +223,10 @@ fn open(gate: &Gate, agreed: Agreed, who: Who, head: &Parts, started: Instant) -
     }
     let recorder = Arc::clone(&gate.recorder);
     let session = Session {
-        plan: agreed.plan,
+        frames: Arc::clone(&agreed.plan.frames),
+        settings: Arc::clone(&agreed.plan.session),
+        refuse: Arc::clone(&agreed.plan.refuse),
+        shadow: agreed.plan.shadow,
         record: SessionRecord::open(recorder, who, started.elapsed(), agreed.would_refuse, &target),
         registration: Some(agreed.registration),
         permit: Some(agreed.permit),
@@ -305,7 +264,9 @@ async fn plain(
         Ok(response) => response,
         Err(reason) => {
             let refusal = refuse::plain(reason.into());
-            gate.recorder.refused(reason, &who, false, refusal.told, started.elapsed());
+            let plan = who.plan.as_ref().unwrap_or(&gate.snapshot.unmatched);
+            let target = plan.token.redacted(&head.uri);
+            gate.recorder.refused(reason, &who, false, Some(&target), refusal.told, started.elapsed());
             refusal.response
         }
     };
@@ -343,13 +304,5 @@ fn record_request(recorder: &Recorder, head: &Parts, who: &Who, response: &Respo
         let line = line.text("method", head.method.as_str()).maybe("target", target.as_deref());
         let line = who.describe(line.number("status", status.as_u16().into()));
         shadowed(line, None).millis("duration_ms", started.elapsed()).write();
-    }
-}
-
-/// Status of an answer that hyper gives without asking anybody.
-pub fn hyper_told(reason: Reason) -> Told {
-    match StatusCode::from_u16(reason.row().status) {
-        Ok(status) => Told::Status(status.as_u16()),
-        Err(_) => Told::Nothing,
     }
 }

@@ -13,10 +13,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::body::Body;
 use super::closing::FOREVER;
-use super::connection::{HeadLimits, MAX_HEADERS};
-use super::entry::{Answer, Body};
+use super::entry::Answer;
 use super::refuse::close;
+use super::wire::{HeadLimits, MAX_HEADERS};
 use crate::policy::request::{Kind, kind};
 use crate::state::permits::Slot;
 

@@ -7,12 +7,13 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
 use hyper::body::Incoming;
 
-use super::entry::Body;
+use super::body::Body;
 use super::handshake::{Verdict, headers_for_backend, target};
 use super::plan::{Gate, Upstream, Who};
 use crate::base::reject::Reason;
 use crate::io::pool::{Pool, is_connect};
 use crate::policy::headers::strip_hop_by_hop;
+use crate::telemetry::logging::Level;
 
 /// The pools of one worker, by the index of the backend.
 pub type Pools = Vec<Pool<Body>>;
@@ -58,6 +59,9 @@ pub async fn send(
         Some(timeout) => tokio::time::timeout(timeout, sent).await.map_err(|_| Reason::UpstreamTimeout)?,
     };
     let response = response.map_err(|error| {
+        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+        let message = format!("{:?}: {error}: {cause}", upstream.endpoint);
+        gate.recorder.log.say(Level::Debug, "upstream_failed", &message);
         if is_connect(&error) { Reason::UpstreamUnreachable } else { Reason::UpstreamMalformed }
     })?;
     let (mut parts, body) = response.into_parts();

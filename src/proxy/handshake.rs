@@ -19,7 +19,8 @@ use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
 use crate::io::jwks::Issuer;
 use crate::io::upstream::{Answer, UpgradeRequest, upgrade};
-use crate::policy::bearer::{self, Delivery, Offer, Rewrite};
+use crate::policy::bearer::{self, Offer, Rewrite};
+use crate::policy::carrier::Delivery;
 use crate::policy::claims::Facts;
 use crate::policy::headers::{Told, outgoing};
 use crate::policy::jwt;
@@ -219,8 +220,8 @@ pub async fn run(
     let mut request = UpgradeRequest::new(&target);
     headers_for_backend(gate, head, host, &verdict, who, |name, value| request.header(name, value));
     let answer = tokio::select! {
-        answer = ask(&plan, request) => answer?,
-        reason = registration.switch.wait() => return Err(reason.into()),
+        answer = ask(gate, &plan, request) => answer?,
+        reason = std::future::poll_fn(|cx| registration.switch.poll_ended(cx)) => return Err(reason.into()),
     };
     match answer {
         Answer::Refused(response) => Ok(Outcome::Answered(response)),
@@ -237,10 +238,14 @@ pub async fn run(
     }
 }
 
-async fn ask(plan: &Plan, request: UpgradeRequest) -> Result<Answer, Reject> {
+async fn ask(gate: &Gate, plan: &Plan, request: UpgradeRequest) -> Result<Answer, Reject> {
     let upstream = &plan.upstream;
     let stream = upstream.endpoint.dial(upstream.settings.connect_timeout).await;
-    let stream = stream.map_err(|_| Reason::UpstreamUnreachable)?;
+    let stream = stream.map_err(|error| {
+        let message = format!("{:?}: {error}", upstream.endpoint);
+        gate.recorder.log.say(Level::Debug, "upstream_unreachable", &message);
+        Reason::UpstreamUnreachable
+    })?;
     let answer = upgrade(stream, request);
     match upstream.settings.handshake_timeout {
         None => answer.await,

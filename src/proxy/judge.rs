@@ -110,7 +110,7 @@ pub fn facts(
             let allowed = facts.map(Facts::allowed_origins).unwrap_or_default();
             judged.plan.origin.look_again(judged.origin, &head.headers, own, &allowed, from_cookie)?;
         }
-        Kind::Plain if from_cookie && is_unsafe(&head.method) => same_site(judged, head, own)?,
+        Kind::Plain if from_cookie && is_unsafe(&head.method) => same_site(judged, head, own, facts)?,
         Kind::Plain => {}
     }
     judged.plan.rule.check(facts, &judged.params)
@@ -122,11 +122,12 @@ fn is_unsafe(method: &Method) -> bool {
 }
 
 /// A cookie alone must not let another site change anything.
-fn same_site(judged: &Judged, head: &Parts, own: Own<'_>) -> Result<(), Reason> {
+fn same_site(judged: &Judged, head: &Parts, own: Own<'_>, facts: Option<&Facts>) -> Result<(), Reason> {
     let fetch_site = head.headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
     if fetch_site == Some(b"same-origin") && !head.headers.contains_key(ORIGIN) {
         return Ok(());
     }
     let first = judged.plan.origin.look(&head.headers, own);
-    judged.plan.origin.look_again(first, &head.headers, own, &[], true)
+    let allowed = facts.map(Facts::allowed_origins).unwrap_or_default();
+    judged.plan.origin.look_again(first, &head.headers, own, &allowed, true)
 }

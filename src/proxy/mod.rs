@@ -3,6 +3,7 @@
 //! `judge` decides, `handshake` carries an upgrade out (or `forward` a plain request), `session` lives,
 //! `splice` moves bytes, `closing` ends.
 
+pub mod body;
 pub mod closing;
 pub mod connection;
 pub mod entry;
@@ -14,3 +15,4 @@ pub mod plan;
 pub mod refuse;
 pub mod session;
 pub mod splice;
+pub mod wire;

@@ -9,7 +9,7 @@ use crate::base::value::words;
 use crate::io::dial::Endpoint;
 use crate::io::jwks::Issuer;
 use crate::io::upstream::UpstreamSettings;
-use crate::policy::bearer::TokenPolicy;
+use crate::policy::carrier::TokenPolicy;
 use crate::policy::frame::FrameLimits;
 use crate::policy::headers::{IdentityPolicy, Owned};
 use crate::policy::origin::{OriginPolicy, Own};

@@ -11,13 +11,13 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::body::Body;
 use super::closing::{FOREVER, discard, say_goodbye};
-use super::entry::Body;
 use crate::base::reject::{Close, Reason, Reject};
 use crate::base::section::Section;
 use crate::base::value::{Raw, Value, words};
 use crate::io::upstream::accept_of;
-use crate::policy::bearer::TokenPolicy;
+use crate::policy::carrier::TokenPolicy;
 use crate::policy::frame::close_frame;
 use crate::telemetry::record::Told;
 

@@ -10,12 +10,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::closing::{FOREVER, discard, say_goodbye};
-use super::plan::Plan;
+use super::refuse::RefuseSettings;
 use super::splice::{Event, Half, Watch, stop_reason};
 use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Grace, Span, words};
-use crate::policy::frame::{Sender, Stop, close_frame};
+use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
 use crate::state::permits::{Permit, Slot};
 use crate::state::sessions::Registration;
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
@@ -62,7 +62,11 @@ impl SessionSettings {
 /// What a session holds; all of it lets go when dropped.
 #[derive(Debug)]
 pub struct Session<W: Describe> {
-    pub plan: Arc<Plan>,
+    pub frames: Arc<FrameLimits>,
+    pub settings: Arc<SessionSettings>,
+    pub refuse: Arc<RefuseSettings>,
+    /// Report instead of closing.
+    pub shadow: bool,
     pub record: SessionRecord<W>,
     /// Place in the registry and permit: released when the Close is written.
     pub registration: Option<Registration>,
@@ -122,21 +126,17 @@ impl<W: Describe> Session<W> {
     }
 
     fn watch(&self) -> Watch<'_> {
-        Watch {
-            limits: &self.plan.frames,
-            metrics: &self.record.recorder().metrics,
-            shadow: self.plan.shadow,
-        }
+        Watch { limits: &self.frames, metrics: &self.record.recorder().metrics, shadow: self.shadow }
     }
 
     fn close_timeout(&self) -> Duration {
-        self.plan.session.close_timeout.unwrap_or(FOREVER)
+        self.settings.close_timeout.unwrap_or(FOREVER)
     }
 
     /// The earliest moment at which time alone ends something.
     fn deadline(&self, relay: &Relay) -> Instant {
         let stalled = [relay.received.stalled, relay.sent.stalled].into_iter().flatten().min();
-        let stall = stalled.zip(self.plan.session.write_timeout).map(|(since, timeout)| since + timeout);
+        let stall = stalled.zip(self.settings.write_timeout).map(|(since, timeout)| since + timeout);
         let all = [self.expires, stall, relay.give_up];
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + FOREVER)
     }
@@ -231,7 +231,7 @@ impl<W: Describe> Session<W> {
             return relay.closed;
         }
         let late = |since: Option<Instant>| {
-            since.zip(self.plan.session.write_timeout).is_some_and(|(since, timeout)| now >= since + timeout)
+            since.zip(self.settings.write_timeout).is_some_and(|(since, timeout)| now >= since + timeout)
         };
         let reason = if self.expires.is_some_and(|at| now >= at) {
             Reason::TokenExpired
@@ -240,7 +240,7 @@ impl<W: Describe> Session<W> {
         } else {
             return None;
         };
-        if self.plan.shadow && reason == Reason::TokenExpired {
+        if self.shadow && reason == Reason::TokenExpired {
             self.expires = None;
             self.record.would_close(reason);
             return None;
@@ -255,7 +255,7 @@ impl<W: Describe> Session<W> {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let patience = self.close_timeout();
-        let code = self.plan.refuse.close_code(ended.reason).or(ended.code);
+        let code = self.refuse.close_code(ended.reason).or(ended.code);
         // Nothing of the client reaches the backend any more. What it has got ends at a boundary, or
         // its connection just ends.
         let to_backend = if relay.received.is_closed() || !relay.received.may_follow() {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
 use futures_util::task::AtomicWaker;
 use prometheus_client::metrics::gauge::Gauge;
@@ -34,12 +34,9 @@ impl Switch {
         Reason::ALL.get(usize::from(end)).copied()
     }
 
-    /// Waits for the end.
-    pub async fn wait(&self) -> Reason {
-        std::future::poll_fn(|cx| {
-            self.ended(cx.waker()).map_or(std::task::Poll::Pending, std::task::Poll::Ready)
-        })
-        .await
+    /// As [`Self::ended`], for those that wait for nothing else.
+    pub fn poll_ended(&self, cx: &Context<'_>) -> Poll<Reason> {
+        self.ended(cx.waker()).map_or(Poll::Pending, Poll::Ready)
     }
 }
 
@@ -179,8 +176,8 @@ mod tests {
         Arc::new(Facts::of(jwt).unwrap())
     }
 
-    #[tokio::test]
-    async fn sessions_are_counted_ended_and_forgotten() {
+    #[test]
+    fn sessions_are_counted_ended_and_forgotten() {
         let gauge = Gauge::default();
         let sessions = Sessions::new(gauge.clone());
         let alice = [sessions.register(Some(facts("alice"))), sessions.register(Some(facts("alice")))];
@@ -191,7 +188,7 @@ mod tests {
             |facts: Option<&Facts>| facts.is_some_and(|facts| facts.sub.as_deref() == Some("alice"));
         assert_eq!(sessions.end_where(Reason::Draining, matches), 2);
         for session in &alice {
-            assert_eq!(session.switch.wait().await, Reason::Draining);
+            assert_eq!(session.switch.ended(Waker::noop()), Some(Reason::Draining));
         }
         assert!(bob.switch.ended(Waker::noop()).is_none());
         drop(alice);
@@ -200,11 +197,11 @@ mod tests {
         assert_eq!((sessions.count(), gauge.get()), (0, 0));
     }
 
-    #[tokio::test]
-    async fn the_first_reason_counts() {
+    #[test]
+    fn the_first_reason_counts() {
         let switch = Switch::default();
         switch.end(Reason::TokenExpired);
         switch.end(Reason::Draining);
-        assert_eq!(switch.wait().await, Reason::TokenExpired);
+        assert_eq!(switch.ended(Waker::noop()), Some(Reason::TokenExpired));
     }
 }

@@ -23,8 +23,16 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// A refused handshake or plain request. `upstream_status` = the backend's own status.
-    pub fn refused(&self, reason: Reason, who: &impl Describe, upgrade: bool, told: Told, took: Duration) {
+    /// A refused handshake or plain request; `target` is already redacted.
+    pub fn refused(
+        &self,
+        reason: Reason,
+        who: &impl Describe,
+        upgrade: bool,
+        target: Option<&str>,
+        told: Told,
+        took: Duration,
+    ) {
         self.metrics.refused(reason, upgrade);
         if let Some(line) = self.log.line(Level::Info, "handshake_refused") {
             let line = line.text("reason", reason.label());
@@ -33,7 +41,7 @@ impl Recorder {
                 Told::Code(code) => line.number("code", code.into()),
                 Told::Nothing => line,
             };
-            who.describe(line).millis("duration_ms", took).write();
+            who.describe(line).maybe("target", target).millis("duration_ms", took).write();
         }
     }
 

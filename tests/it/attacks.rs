@@ -9,6 +9,7 @@ mod carriers;
 mod cookies;
 mod heads;
 mod keys;
+mod later;
 mod paths;
 mod refusals;
 mod smuggling;

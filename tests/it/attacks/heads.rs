@@ -68,6 +68,29 @@ fn slow_and_silent_connections_are_closed_without_a_word() {
 }
 
 #[test]
+fn a_head_that_turns_out_to_be_no_upgrade_gets_no_second_term() {
+    let scene = Scene::with(|config| config.set("listen.header_timeout", "'600ms'"));
+    let mut client = scene.gate.send(b"G");
+    std::thread::sleep(Duration::from_millis(500));
+    client.send(b"X / HTTP/1.1\r\nHo");
+    client.stream().set_read_timeout(Some(Duration::from_millis(350))).unwrap();
+    client.ends_silently();
+}
+
+#[test]
+fn a_connection_that_says_nothing_does_not_hold_up_the_drain() {
+    let scene = Scene::with(|config| config.set("drain.deadline", "'4s'"));
+    let mut silent = scene.gate.client();
+    let mut begun = scene.gate.send(b"GET / HTTP/1.1\r\nHost: chat");
+    scene.gate.metrics();
+    scene.gate.control.drain();
+    for client in [&mut silent, &mut begun] {
+        client.stream().set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        client.ends_silently();
+    }
+}
+
+#[test]
 fn a_second_head_has_no_more_time_than_the_first() {
     let scene = Scene::with(|config| {
         config.set("listen.header_timeout", "'400ms'").set("listen.keep_alive", "'1500ms'").route("path = '/*'\nauth = 'none'")
