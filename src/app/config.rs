@@ -149,9 +149,7 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let upstream_section = root.section("upstream");
     let upstream = upstream(&upstream_section, &UpstreamSettings::default(), 0);
     let http = HttpSettings::read(&root.section("http"));
-    let issuer_sections = root.sections("issuer");
-    let issuer_count = issuer_sections.len();
-    let issuers = issuers(&issuer_sections);
+    let issuers = issuers(&root.sections("issuer"));
     let token_section = root.section("token");
     let token = TokenPolicy::read(&token_section, &TokenPolicy::default());
     let token_cache = token_section.get("cache", Some(Count(10_000))).map(|count| count.0);
@@ -185,7 +183,7 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let routes = routes(&sections, &inherited, &mut upstreams);
     let needs_issuer = routes.iter().any(|(_, plan)| plan.auth != Auth::None || plan.http != HttpAuth::Pass)
         || http.auth != HttpAuth::Pass;
-    if issuer_count == 0 && needs_issuer {
+    if root.has_none("issuer") && needs_issuer {
         root.problem("issuer", "is missing: write at least one [[issuer]] with url and audiences, or auth = \"none\" on every [[route]]");
     }
     let owned =

@@ -159,6 +159,12 @@ impl<'d> Section<'d> {
             || self.document.sink.borrow().environment.contains_key(&self.full(key))
     }
 
+    /// Whether the key is absent or an empty list.
+    pub fn has_none(&self, key: &str) -> bool {
+        let entry = self.table.and_then(|table| table.get(key));
+        entry.is_none_or(|entry| entry.get_ref().as_array().is_some_and(|items| items.is_empty()))
+    }
+
     /// Reports what is wrong with a key; the message says what is accepted.
     pub fn problem(&self, key: &str, message: impl Into<String>) {
         let problem = self.describe(key, message.into());

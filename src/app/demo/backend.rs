@@ -15,7 +15,7 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
-use super::{Answer, answer as plain, json_answer};
+use super::answer::{Answer, answer as plain, json_answer};
 
 /// Answers one request.
 pub(super) fn answer(page: &Bytes, mut request: Request<Incoming>) -> Answer {

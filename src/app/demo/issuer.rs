@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 
-use super::{Answer, answer as plain, json_answer};
+use super::answer::{Answer, answer as plain, json_answer};
 use crate::base::clock::Unix;
 
 /// Where the realm begins, and the path of its `iss`.

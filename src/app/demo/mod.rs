@@ -1,6 +1,7 @@
 //! The main job on one machine: embedded issuer, embedded backend, gate and a page, all on loopback.
 //! The gate is the real one, from a configuration text to the drain; only what surrounds it is played.
 
+mod answer;
 mod backend;
 mod issuer;
 
@@ -12,9 +13,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
 use bytes::Bytes;
-use http::header::{self, HeaderValue};
-use http::{Request, Response, StatusCode};
-use http_body_util::Full;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -23,6 +22,7 @@ use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use self::answer::Answer;
 use self::issuer::{Issuer, USERS};
 use super::drain::Ending;
 use super::{Bound, bind, config};
@@ -212,8 +212,6 @@ fn surround(
     Ok(alive)
 }
 
-type Answer = Response<Full<Bytes>>;
-
 /// HTTP/1.1 with upgrades, for ever.
 async fn serve<A, F>(listener: TcpListener, answer: A)
 where
@@ -237,18 +235,6 @@ where
             let _ = connection.await;
         });
     }
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Answer {
-    let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status;
-    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
-}
-
-fn json_answer(status: StatusCode, value: &Value) -> Answer {
-    answer(status, "application/json", format!("{value:#}\n"))
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@ use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::{self, Message};
 
+use http::header::{self, HeaderValue};
+
 use super::*;
 use crate::telemetry::logging::Level;
 
