@@ -230,7 +230,10 @@ fn a_wrong_value_is_told_with_its_path_its_line_what_it_is_and_what_is_accepted(
             "[listen]\npublic_url = \"https://chat.example.com/ws\"",
             "line 2: listen.public_url = \"https://chat.example.com/ws\": accepted: \"https://chat.example.com\" or \"http://HOST:PORT\", without a path",
         ),
-        ("[listen]\nmax_connections = 0", &format!("line 2: listen.max_connections = 0: {COUNT}, or \"off\"")),
+        (
+            "[listen]\nmax_connections = 0",
+            &format!("line 2: listen.max_connections = 0: {COUNT}, or \"off\""),
+        ),
         ("[listen]\nheader_timeout = \"0s\"", &format!("line 2: listen.header_timeout = \"0s\": {SPAN}")),
         ("[listen]\n\nkeep_alive = 75", &format!("line 3: listen.keep_alive = 75: {SPAN}")),
         (

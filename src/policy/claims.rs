@@ -91,23 +91,23 @@ impl IssuerPolicy {
         {
             return Err(Reason::TokenNotYetValid);
         }
-        if !self.any_audience && !facts.audiences.iter().any(|aud| self.audiences.contains(aud)) {
+        if !self.any_audience && !facts.is_for(&self.audiences) {
             return Err(Reason::TokenAudience);
         }
         // Bound to a key that a Bearer carrier does not prove (RFC 7800 §3.1).
         if facts.claims.contains_key("cnf") {
             return Err(Reason::TokenType);
         }
-        let type_ok = match &facts.typ {
+        let type_ok = match facts.text("typ") {
             _ if self.token_types.is_empty() => true,
-            Some(typ) => self.token_types.contains(typ),
+            Some(typ) => self.token_types.iter().any(|known| known == typ),
             None => facts.at_jwt,
         };
         if !type_ok {
             return Err(Reason::TokenType);
         }
-        let client_ok =
-            self.clients.is_empty() || facts.client.as_ref().is_some_and(|azp| self.clients.contains(azp));
+        let client_ok = self.clients.is_empty()
+            || facts.client().is_some_and(|azp| self.clients.iter().any(|known| known == azp));
         if client_ok { Ok(()) } else { Err(Reason::TokenClient) }
     }
 }
@@ -121,19 +121,10 @@ fn is_http_url(url: &str) -> bool {
     shape && !url.contains('#')
 }
 
-/// What a verified token says.
+/// What a verified token says. Texts stay in the claims: a copy of each would be held as long as the
+/// token is remembered.
 #[derive(Debug)]
 pub struct Facts {
-    pub iss: String,
-    pub sub: Option<String>,
-    pub sid: Option<String>,
-    pub jti: Option<String>,
-    /// `azp`
-    pub client: Option<String>,
-    /// `preferred_username`
-    pub username: Option<String>,
-    pub audiences: Vec<String>,
-    typ: Option<String>,
     at_jwt: bool,
     /// Seconds since the epoch.
     pub exp: Option<f64>,
@@ -146,11 +137,7 @@ impl Facts {
     /// Reads the claims; their signature is the caller's business.
     pub fn of(jwt: Jwt<'_>) -> Result<Self, Reason> {
         let claims = jwt.claims;
-        let text = |name: &str| match claims.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(_) => Err(Reason::TokenMalformed),
-        };
+        let is_text = |name: &str| matches!(claims.get(name), None | Some(Value::Null | Value::String(_)));
         let time = |name: &str| match claims.get(name) {
             None => Ok(None),
             Some(Value::Number(n)) => {
@@ -158,31 +145,56 @@ impl Facts {
             }
             Some(_) => Err(Reason::TokenMalformed),
         };
-        let audiences = match claims.get("aud") {
-            None => Vec::new(),
-            Some(Value::String(one)) => vec![one.clone()],
-            Some(Value::Array(many)) => {
-                let texts = many.iter().map(|aud| aud.as_str().map(str::to_owned));
-                texts.collect::<Option<_>>().ok_or(Reason::TokenMalformed)?
-            }
-            Some(_) => return Err(Reason::TokenMalformed),
+        let audience_ok = match claims.get("aud") {
+            None | Some(Value::String(_)) => true,
+            Some(Value::Array(many)) => many.iter().all(Value::is_string),
+            Some(_) => false,
         };
-        Ok(Self {
-            iss: text("iss")?.ok_or(Reason::TokenClaimMissing)?,
-            sub: text("sub")?,
-            sid: text("sid")?,
-            jti: text("jti")?,
-            client: text("azp")?,
-            // For the log only, so a strange type is no reason to refuse.
-            username: text("preferred_username").unwrap_or_default(),
-            audiences,
-            typ: text("typ")?,
-            at_jwt: jwt.is_at,
-            exp: time("exp")?,
-            iat: time("iat")?,
-            nbf: time("nbf")?,
-            claims,
-        })
+        if !audience_ok || !["iss", "sub", "sid", "jti", "azp", "typ"].into_iter().all(is_text) {
+            return Err(Reason::TokenMalformed);
+        }
+        let (exp, iat, nbf) = (time("exp")?, time("iat")?, time("nbf")?);
+        let facts = Self { at_jwt: jwt.is_at, exp, iat, nbf, claims };
+        if facts.text("iss").is_none() { Err(Reason::TokenClaimMissing) } else { Ok(facts) }
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        self.claims.get(name).and_then(Value::as_str)
+    }
+
+    pub fn iss(&self) -> &str {
+        self.text("iss").unwrap_or_default()
+    }
+
+    pub fn sub(&self) -> Option<&str> {
+        self.text("sub")
+    }
+
+    pub fn sid(&self) -> Option<&str> {
+        self.text("sid")
+    }
+
+    pub fn jti(&self) -> Option<&str> {
+        self.text("jti")
+    }
+
+    /// The client that the token was given to.
+    pub fn client(&self) -> Option<&str> {
+        self.text("azp")
+    }
+
+    /// For the log only: a claim that users may choose.
+    pub fn username(&self) -> Option<&str> {
+        self.text("preferred_username")
+    }
+
+    fn is_for(&self, audiences: &[String]) -> bool {
+        let named = |aud: &Value| aud.as_str().is_some_and(|aud| audiences.iter().any(|known| known == aud));
+        match self.claims.get("aud") {
+            Some(Value::Array(many)) => many.iter().any(named),
+            Some(one) => named(one),
+            None => false,
+        }
     }
 
     /// A claim by its path: its whole name first, for names may have dots, else nested members.

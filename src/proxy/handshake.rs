@@ -42,7 +42,7 @@ pub struct Bearer {
 pub async fn verify(gate: &Gate, token: &str) -> Result<(Arc<Facts>, Arc<Issuer>), Reason> {
     let issuer_of = |iss: &str| gate.snapshot.issuers.iter().find(|issuer| issuer.policy.url == iss);
     if let Some(known) = gate.verified.get(token) {
-        let issuer = issuer_of(&known.facts.iss).ok_or(Reason::TokenIssuer)?;
+        let issuer = issuer_of(known.facts.iss()).ok_or(Reason::TokenIssuer)?;
         if !issuer.policy.algorithms.contains(&known.algorithm) {
             return Err(Reason::TokenAlgorithm);
         }

@@ -10,6 +10,7 @@ use crate::io::dial::Endpoint;
 use crate::io::jwks::Issuer;
 use crate::io::upstream::UpstreamSettings;
 use crate::policy::carrier::TokenPolicy;
+use crate::policy::claims::Facts;
 use crate::policy::frame::FrameLimits;
 use crate::policy::headers::{IdentityPolicy, Owned};
 use crate::policy::origin::{OriginPolicy, Own};
@@ -147,7 +148,7 @@ pub struct Who {
     pub request_id: Box<str>,
     pub origin: Option<Box<str>>,
     pub plan: Option<Arc<Plan>>,
-    pub facts: Option<Arc<crate::policy::claims::Facts>>,
+    pub facts: Option<Arc<Facts>>,
 }
 
 impl Describe for Who {
@@ -157,12 +158,12 @@ impl Describe for Who {
         let mode = plan.map(|plan| if plan.shadow { Mode::Shadow } else { Mode::Enforce });
         line.maybe("route", plan.map(|plan| plan.name.as_str()))
             .address("address", self.address)
-            .maybe("sub", facts.and_then(|facts| facts.sub.as_deref()))
-            .maybe("username", facts.and_then(|facts| facts.username.as_deref()))
-            .maybe("sid", facts.and_then(|facts| facts.sid.as_deref()))
-            .maybe("jti", facts.and_then(|facts| facts.jti.as_deref()))
-            .maybe("iss", facts.map(|facts| facts.iss.as_str()))
-            .maybe("client", facts.and_then(|facts| facts.client.as_deref()))
+            .maybe("sub", facts.and_then(Facts::sub))
+            .maybe("username", facts.and_then(Facts::username))
+            .maybe("sid", facts.and_then(Facts::sid))
+            .maybe("jti", facts.and_then(Facts::jti))
+            .maybe("iss", facts.map(Facts::iss))
+            .maybe("client", facts.and_then(Facts::client))
             .maybe("origin", self.origin.as_deref())
             .text("request_id", &self.request_id)
             .maybe("mode", mode.map(Mode::word))

@@ -49,7 +49,7 @@ struct Entry {
 type User<'a> = (&'a str, &'a str);
 
 fn user(facts: Option<&Arc<Facts>>) -> Option<User<'_>> {
-    facts.and_then(|facts| Some((facts.iss.as_str(), facts.sub.as_deref()?)))
+    facts.and_then(|facts| Some((facts.iss(), facts.sub()?)))
 }
 
 #[derive(Debug, Default)]
@@ -184,8 +184,7 @@ mod tests {
         let bob = sessions.register(Some(facts("bob")));
         let nobody = sessions.register(None);
         assert_eq!((sessions.count(), gauge.get()), (4, 2));
-        let matches =
-            |facts: Option<&Facts>| facts.is_some_and(|facts| facts.sub.as_deref() == Some("alice"));
+        let matches = |facts: Option<&Facts>| facts.is_some_and(|facts| facts.sub() == Some("alice"));
         assert_eq!(sessions.end_where(Reason::Draining, matches), 2);
         for session in &alice {
             assert_eq!(session.switch.ended(Waker::noop()), Some(Reason::Draining));

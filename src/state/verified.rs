@@ -4,7 +4,7 @@
 use std::hash::Hasher;
 use std::sync::Arc;
 
-use moka::sync::Cache;
+use quick_cache::sync::Cache;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use super::keyring::Key;
@@ -30,7 +30,10 @@ pub struct VerifiedTokens {
 impl VerifiedTokens {
     /// `None` = no cache.
     pub fn new(capacity: Option<u32>, secret: [u8; 16]) -> Self {
-        Self { secret, cache: capacity.map(|capacity| Cache::new(capacity.into())) }
+        Self {
+            secret,
+            cache: capacity.map(|capacity| Cache::new(usize::try_from(capacity).unwrap_or(usize::MAX))),
+        }
     }
 
     fn hash(&self, token: &str) -> u128 {
@@ -47,7 +50,7 @@ impl VerifiedTokens {
         if verified.key.is_alive() {
             return Some(verified);
         }
-        cache.invalidate(&hash);
+        cache.remove(&hash);
         None
     }
 

@@ -4,9 +4,12 @@
 
 use super::harness::{Backend, Config, Gate, Handshake, Issuer};
 
+mod algorithms;
 mod backends;
 mod carriers;
 mod cookies;
+mod forms;
+mod forwarded;
 mod heads;
 mod keys;
 mod later;
@@ -51,6 +54,17 @@ impl Scene {
 
 /// A plain request.
 fn get(target: &str, lines: &[&str]) -> Vec<u8> {
-    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines = lines.iter().map(|line| format!("{line}\r\n")).collect::<Vec<_>>().concat();
     format!("GET {target} HTTP/1.1\r\nHost: chat.example.com\r\n{lines}\r\n").into_bytes()
+}
+
+/// Each of these tokens is refused with its label, and the backend hears of none.
+fn assert_refused(scene: &Scene, cases: &[(&str, String, &str)]) {
+    for (what, token, label) in cases {
+        let refused = scene.gate.refusal(&Handshake::to("/").bearer(token));
+        assert_eq!(refused, (401, (*label).into()), "{what}");
+    }
+    scene.backend.assert_never_heard();
+    // The gate is well: what is right still passes.
+    Gate::assert_echo(&mut scene.gate.open(&scene.good("/")));
 }

@@ -6,6 +6,7 @@ mod backend;
 mod client;
 mod gate;
 mod issuer;
+mod serving;
 
 use std::time::Duration;
 

@@ -118,9 +118,21 @@ fn the_backends_own_refusal_passes_with_its_body_and_both_connections_end() {
     for (answer, status, body) in [
         ("HTTP/1.1 403 Forbidden\r\nContent-Length: 5\r\nX-Why: because\r\n\r\nsorry", 403, "sorry"),
         ("HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nX-Why: because\r\n\r\n", 404, ""),
-        ("HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 2\r\nX-Why: because\r\n\r\nno", 302, "no"),
-        ("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 403 Forbidden\r\nX-Why: because\r\nContent-Length: 2\r\n\r\nno", 403, "no"),
-        ("HTTP/1.1 403 Forbidden\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: x\r\nX-Why: because\r\nContent-Length: 2\r\n\r\nno", 403, "no"),
+        (
+            "HTTP/1.1 302 Found\r\nLocation: /login\r\nContent-Length: 2\r\nX-Why: because\r\n\r\nno",
+            302,
+            "no",
+        ),
+        (
+            "HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 403 Forbidden\r\nX-Why: because\r\nContent-Length: 2\r\n\r\nno",
+            403,
+            "no",
+        ),
+        (
+            "HTTP/1.1 403 Forbidden\r\nConnection: keep-alive, X-Hop\r\nX-Hop: 1\r\nKeep-Alive: x\r\nX-Why: because\r\nContent-Length: 2\r\n\r\nno",
+            403,
+            "no",
+        ),
     ] {
         scene.backend.script(Script::Bytes(answer.into()));
         let before = scene.backend.connections();
@@ -139,7 +151,8 @@ fn the_backends_own_refusal_passes_with_its_body_and_both_connections_end() {
 #[test]
 fn a_refusal_in_chunks_or_without_length_passes_too() {
     let scene = Scene::new();
-    let chunked = "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nsor\r\n2\r\nry\r\n0\r\n\r\n";
+    let chunked =
+        "HTTP/1.1 403 Forbidden\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nsor\r\n2\r\nry\r\n0\r\n\r\n";
     scene.backend.script(Script::Bytes(chunked.into()));
     let (mut client, answer) = scene.gate.upgrade(&scene.good("/"));
     let body = String::from_utf8(client.body(&answer)).unwrap();

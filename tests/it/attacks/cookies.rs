@@ -63,8 +63,10 @@ fn another_site_changes_nothing_by_a_cookie_alone() {
     let scene = scene();
     let cookie = format!("Cookie: __Host-t={}", scene.issuer.good_token());
     let status = |method: &str, lines: &[&str]| {
-        let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
-        let request = format!("{method} / HTTP/1.1\r\nHost: chat.example.com\r\nContent-Length: 0\r\n{cookie}\r\n{lines}\r\n");
+        let lines = lines.iter().map(|line| format!("{line}\r\n")).collect::<Vec<_>>().concat();
+        let request = format!(
+            "{method} / HTTP/1.1\r\nHost: chat.example.com\r\nContent-Length: 0\r\n{cookie}\r\n{lines}\r\n"
+        );
         scene.status(request.as_bytes())
     };
     for method in ["POST", "PUT", "PATCH", "DELETE", "PROPFIND"] {

@@ -38,7 +38,7 @@ fn fails_with(scene: &Scene, change: impl FnOnce(&mut Answers)) {
     refreshed(&scene.issuer);
 }
 
-fn set(keys: Vec<Value>) -> String {
+fn set(keys: &[Value]) -> String {
     json!({"keys": keys}).to_string()
 }
 
@@ -113,18 +113,18 @@ fn a_bad_key_set_keeps_the_old_keys() {
     let oct = json!({"kty": "oct", "kid": "k1", "alg": "HS256", "k": "c2VjcmV0"});
     let bodies = [
         (200, "x".repeat(300 * 1024)),
-        (200, set(vec![other.clone()]) + &" ".repeat(256 * 1024)),
-        (200, set(many)),
-        (200, set(vec![])),
-        (200, set(vec![oct])),
+        (200, set(std::slice::from_ref(&other)) + &" ".repeat(256 * 1024)),
+        (200, set(&many)),
+        (200, set(&[])),
+        (200, set(&[oct])),
         (200, "{}".into()),
         (200, "[]".into()),
         (200, json!({"keys": {"k2": other}}).to_string()),
         (200, String::new()),
         (200, "<html>maintenance</html>".into()),
-        (500, set(vec![other.clone()])),
-        (404, set(vec![other.clone()])),
-        (203, set(vec![other])),
+        (500, set(std::slice::from_ref(&other))),
+        (404, set(std::slice::from_ref(&other))),
+        (203, set(&[other])),
     ];
     // Each with a gate of its own, for a failed fetch is repeated after half a second and no sooner.
     std::thread::scope(|scope| {
@@ -148,7 +148,7 @@ fn a_strange_key_beside_a_good_one_harms_nobody() {
         }
         jwk
     };
-    let strange = vec![
+    let strange = [
         json!(null),
         json!(7),
         json!({}),
@@ -162,7 +162,7 @@ fn a_strange_key_beside_a_good_one_harms_nobody() {
         with(&rsa, json!({"alg": "RSA-OAEP", "use": "enc"})),
         scene.issuer.key.jwk(),
     ];
-    scene.issuer.publish_text(&set(strange));
+    scene.issuer.publish_text(&set(&strange));
     refreshed(&scene.issuer);
     Gate::assert_echo(&mut scene.gate.open(&scene.good("/")));
     let claims = scene.issuer.claims(&json!({}));
@@ -221,8 +221,10 @@ fn without_keys_nobody_gets_in() {
 fn discovery_that_speaks_for_somebody_else_is_not_believed() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let attacker = Issuer::with(Key::new("k1"));
-    let config = Config::without_issuer(&backend)
-        .tables(&format!("[[issuer]]\nurl = '{}'\naudiences = ['chat']\nalgorithms = ['ES256']\n", issuer.url()));
+    let config = Config::without_issuer(&backend).tables(&format!(
+        "[[issuer]]\nurl = '{}'\naudiences = ['chat']\nalgorithms = ['ES256']\n",
+        issuer.url()
+    ));
     issuer.publish_text(&json!({"issuer": attacker.url(), "jwks_uri": attacker.jwks_uri()}).to_string());
     let gate = Gate::start_without_keys(&config);
     gate.logged("jwks_failed");

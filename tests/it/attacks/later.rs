@@ -39,12 +39,13 @@ fn outcome(scene: &Scene, mut client: Client, bytes: &[u8]) -> String {
     let before = scene.backend.heard().len();
     client.send(bytes);
     let answer = client.head();
-    let told: Vec<_> = ["connection", "sec-websocket-protocol", "sec-websocket-accept", "content-type", "www-authenticate"]
-        .iter()
-        // The one reader says that it will also close, the other does not.
-        .filter(|name| answer.status != 101 || **name != "connection")
-        .map(|name| (*name, answer.header(name).map(str::to_lowercase)))
-        .collect();
+    let told: Vec<_> =
+        ["connection", "sec-websocket-protocol", "sec-websocket-accept", "content-type", "www-authenticate"]
+            .iter()
+            // The one reader says that it will also close, the other does not.
+            .filter(|name| answer.status != 101 || **name != "connection")
+            .map(|name| (*name, answer.header(name).map(str::to_lowercase)))
+            .collect();
     let (rest, heard) = if answer.status == 101 && scene.backend.heard().len() > before {
         Gate::assert_echo(&mut client);
         (String::new(), scene.backend.last().text())

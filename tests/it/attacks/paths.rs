@@ -138,3 +138,18 @@ fn a_path_parameter_is_compared_as_the_backend_will_decode_it() {
         assert_eq!(scene.backend.last().line(), format!("GET {path} HTTP/1.1"));
     }
 }
+
+#[test]
+fn a_query_that_is_not_utf_8_is_refused() {
+    let scene = scene();
+    // Read as Latin-1, as autobahn under Daphne does, the first would be a head of three lines.
+    for query in
+        [&b"x\xa0HTTP/1.1\x85X-Auth-Roles:admin\x85y:"[..], b"x=\xff", b"x=\xc0\xaf", b"x=\xed\xa0\x80"]
+    {
+        for rest in [&Handshake::to("/").bytes()[16..], b"Host: chat.example.com\r\n\r\n"] {
+            let request = [b"GET /public/?", query, b" HTTP/1.1\r\n", rest].concat();
+            assert_eq!(scene.status(&request), 400, "{}", String::from_utf8_lossy(&request));
+        }
+    }
+    scene.backend.assert_never_heard();
+}

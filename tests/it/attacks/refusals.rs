@@ -10,7 +10,10 @@ use super::{Scene, get};
 #[test]
 fn a_refusal_is_problem_json_and_says_nothing_about_the_inside() {
     let scene = Scene::with(|config| {
-        config.route("path = '/*'").route("path = '/admin/'\nroles = ['admin']").route("path = '/n/'\nauth = 'none'")
+        config
+            .route("path = '/*'")
+            .route("path = '/admin/'\nroles = ['admin']")
+            .route("path = '/n/'\nauth = 'none'")
     });
     let expired = scene.issuer.token(&json!({"exp": 1}));
     for (handshake, status, label, challenge) in [
@@ -63,8 +66,17 @@ fn a_page_is_accepted_only_to_be_closed() {
     for (lines, protocol) in [
         (vec![format!("Sec-WebSocket-Protocol: Bearer, {expired}")], Some("Bearer")),
         (vec![format!("Sec-WebSocket-Protocol: chat, bearer, {expired}")], Some("bearer")),
-        (vec![format!("Authorization: Bearer {expired}"), "Sec-WebSocket-Protocol: chat, json".into()], Some("chat")),
-        (vec![format!("Authorization: Bearer {expired}"), format!("Sec-WebSocket-Protocol: {expired}, json")], Some("json")),
+        (
+            vec![format!("Authorization: Bearer {expired}"), "Sec-WebSocket-Protocol: chat, json".into()],
+            Some("chat"),
+        ),
+        (
+            vec![
+                format!("Authorization: Bearer {expired}"),
+                format!("Sec-WebSocket-Protocol: {expired}, json"),
+            ],
+            Some("json"),
+        ),
         (vec![format!("Authorization: Bearer {expired}")], None),
     ] {
         let handshake = lines.iter().fold(Handshake::to("/").page().with(offer), |h, line| h.with(line));

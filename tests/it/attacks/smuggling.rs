@@ -57,13 +57,17 @@ fn trailers_and_what_chunks_pretend_to_be_stay_here() {
         "POST / HTTP/1.1\r\nHost: chat.example.com\r\nTransfer-Encoding: chunked\r\nTrailer: X-Auth-Subject\r\nTE: trailers\r\n\r\n{body}"
     );
     assert_eq!(scene.status(request.as_bytes()), 200);
-    let heard = eventually("the body", || scene.backend.heard().pop().filter(|heard| !heard.after.is_empty()));
+    let heard =
+        eventually("the body", || scene.backend.heard().pop().filter(|heard| !heard.after.is_empty()));
     let text = format!("{}{}", heard.text(), String::from_utf8_lossy(&heard.after));
     assert!(text.contains("hello") && !text.contains("mallory"), "{text}");
     assert_eq!((heard.header("te"), heard.header("trailer")), (None, None));
     // Chunks that are none end the request.
-    for body in ["5\r\nhelloX\r\n0\r\n\r\n", "x\r\n\r\n", "fffffffffffffffff\r\nhello", "-5\r\nhello\r\n0\r\n\r\n"] {
-        let request = format!("POST / HTTP/1.1\r\nHost: chat.example.com\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
+    for body in
+        ["5\r\nhelloX\r\n0\r\n\r\n", "x\r\n\r\n", "fffffffffffffffff\r\nhello", "-5\r\nhello\r\n0\r\n\r\n"]
+    {
+        let request =
+            format!("POST / HTTP/1.1\r\nHost: chat.example.com\r\nTransfer-Encoding: chunked\r\n\r\n{body}");
         let mut client = scene.gate.send(request.as_bytes());
         client.finish();
         let rest = String::from_utf8_lossy(&client.rest()).into_owned();

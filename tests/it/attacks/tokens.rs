@@ -1,129 +1,11 @@
 //! Tokens that are not what they say.
 
-use aws_lc_rs::hmac;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 
 use super::super::harness::{Backend, Config, Gate, Handshake, Issuer, Key, now};
-use super::Scene;
-
-/// Each of these tokens is refused with its label, and the backend hears of none.
-fn assert_refused(scene: &Scene, cases: &[(&str, String, &str)]) {
-    for (what, token, label) in cases {
-        let refused = scene.gate.refusal(&Handshake::to("/").bearer(token));
-        assert_eq!(refused, (401, (*label).into()), "{what}");
-    }
-    scene.backend.assert_never_heard();
-    // The gate is well: what is right still passes.
-    Gate::assert_echo(&mut scene.gate.open(&scene.good("/")));
-}
-
-fn hmac_token(secret: &[u8], header: &Value, claims: &Value) -> String {
-    let signed =
-        [header, claims].map(|part| URL_SAFE_NO_PAD.encode(part.to_string())).join(".");
-    let key = hmac::Key::new(hmac::HMAC_SHA256, secret);
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes())))
-}
-
-fn pem(der: &[u8]) -> String {
-    format!("-----BEGIN RSA PUBLIC KEY-----\n{}\n-----END RSA PUBLIC KEY-----\n", STANDARD.encode(der))
-}
-
-#[test]
-fn an_algorithm_of_the_attackers_choice_verifies_nothing() {
-    let scene = Scene::new();
-    let rsa = Key::rsa("r1");
-    scene.issuer.publish(&[&scene.issuer.key, &rsa]);
-    let claims = scene.issuer.claims(&json!({"sub": "admin"}));
-    let unsigned = |alg: &str| {
-        let header = json!({"alg": alg, "typ": "JWT", "kid": "k1"}).to_string();
-        [header, claims.to_string()].map(|part| URL_SAFE_NO_PAD.encode(part)).join(".") + "."
-    };
-    let header = |alg: &str, kid: &str| json!({"alg": alg, "typ": "JWT", "kid": kid});
-    let ec = &scene.issuer.key;
-    let with_public = |secret: &[u8], kid: &str| hmac_token(secret, &header("HS256", kid), &claims);
-    // The kid of the RSA key has to be known: a good token of it has the set fetched again.
-    drop(scene.gate.open(&Handshake::to("/").bearer(&rsa.sign(&rsa.header(), &scene.issuer.claims(&json!({}))))));
-    let heard = scene.backend.connections();
-    for (what, token, label) in [
-        ("none", unsigned("none"), "token_algorithm"),
-        ("nOnE", unsigned("nOnE"), "token_algorithm"),
-        ("HS256", unsigned("HS256"), "token_algorithm"),
-        ("an empty signature", unsigned("ES256"), "token_signature"),
-        ("HS256 with the RSA key's DER", with_public(&rsa.public_der(), "r1"), "token_algorithm"),
-        ("HS256 with the RSA key's PEM", with_public(pem(&rsa.public_der()).as_bytes(), "r1"), "token_algorithm"),
-        ("HS256 with the JWK", with_public(rsa.jwk().to_string().as_bytes(), "r1"), "token_algorithm"),
-        ("HS256 with the EC point", with_public(&ec.public_der(), "k1"), "token_algorithm"),
-        ("HS256 with nothing", with_public(b"", "k1"), "token_algorithm"),
-        ("RS256 on an EC key", ec.sign(&header("RS256", "k1"), &claims), "token_algorithm"),
-        ("ES256 on an RSA key", rsa.sign(&header("ES256", "r1"), &claims), "token_algorithm"),
-        ("an algorithm that is not allowed", rsa.sign(&header("PS256", "r1"), &claims), "token_algorithm"),
-        ("no algorithm", ec.sign(&json!({"typ": "JWT", "kid": "k1"}), &claims), "token_malformed"),
-        ("an algorithm that is no text", ec.sign(&json!({"alg": ["ES256"], "kid": "k1"}), &claims), "token_malformed"),
-        ("another key of the set", rsa.named("k1").sign(&header("ES256", "k1"), &claims), "token_signature"),
-    ] {
-        assert_eq!(scene.gate.refusal(&Handshake::to("/").bearer(&token)), (401, label.into()), "{what}");
-    }
-    assert_eq!(scene.backend.connections(), heard, "the backend heard of one");
-}
-
-#[test]
-fn a_key_that_the_token_brings_along_is_not_looked_at() {
-    let scene = Scene::new();
-    let attacker = Issuer::with(Key::new("k1"));
-    let key = &attacker.key;
-    let claims = scene.issuer.claims(&json!({"sub": "admin"}));
-    let header = |extra: Value| {
-        let mut header = key.header();
-        for (name, value) in extra.as_object().unwrap() {
-            header[name.as_str()] = value.clone();
-        }
-        header
-    };
-    let uri = attacker.jwks_uri();
-    let signed = |extra: Value| key.sign(&header(extra), &claims);
-    assert_refused(&scene, &[
-        ("a foreign key under a known kid", signed(json!({})), "token_signature"),
-        ("jwk", signed(json!({"jwk": key.jwk()})), "token_signature"),
-        ("jku", signed(json!({"jku": uri})), "token_signature"),
-        ("x5u", signed(json!({"x5u": uri})), "token_signature"),
-        ("x5c", signed(json!({"x5c": ["MIIB"]})), "token_signature"),
-        ("jku and an unknown kid", signed(json!({"jku": uri, "kid": "k2"})), "token_key_unknown"),
-        ("x5u and an unknown kid", signed(json!({"x5u": uri, "kid": "k2"})), "token_key_unknown"),
-    ]);
-    assert_eq!(attacker.fetches(), 0, "the gate went where the token sent it");
-}
-
-#[test]
-fn a_kid_is_a_name_and_nothing_else() {
-    let scene = Scene::new();
-    let claims = scene.issuer.claims(&json!({}));
-    let with = |kid: Value| {
-        scene.issuer.key.sign(&json!({"alg": "ES256", "typ": "JWT", "kid": kid}), &claims)
-    };
-    let none = scene.issuer.key.sign(&json!({"alg": "ES256", "typ": "JWT"}), &claims);
-    let mut cases = vec![
-        ("no kid", none, "token_key_unknown"),
-        ("a number", with(json!(1)), "token_malformed"),
-        ("null", with(Value::Null), "token_malformed"),
-        ("a list", with(json!(["k1"])), "token_malformed"),
-        ("too long a kid", with(json!("k".repeat(257))), "token_malformed"),
-        // These cost one fetch; all later ones are told at once or wait for the next that is allowed.
-        ("the longest kid", with(json!("k".repeat(256))), "token_key_unknown"),
-    ];
-    assert_refused(&scene, &cases);
-    cases.clear();
-    for kid in ["../../../../dev/null", "k1' OR '1'='1", "k1\u{0}", "K1", " k1", "", "\r\nX-Evil: 1", "../../etc/passwd"] {
-        let (status, label) = scene.gate.refusal(&Handshake::to("/").bearer(&with(json!(kid))));
-        // Unknown after a fetch, or not to be told before the next one is allowed.
-        let expected = [(401, "token_key_unknown"), (503, "keys_unavailable")];
-        assert!(expected.contains(&(status, label.as_str())), "{kid:?}: {status} {label}");
-        if label == "keys_unavailable" {
-            break;
-        }
-    }
-}
+use super::{Scene, assert_refused};
 
 #[test]
 fn headers_that_change_what_is_signed_are_refused() {
@@ -135,23 +17,30 @@ fn headers_that_change_what_is_signed_are_refused() {
         header[name] = value;
         key.sign(&header, &claims)
     };
-    assert_refused(&scene, &[
-        ("crit", with("crit", json!(["exp"])), "token_malformed"),
-        ("an empty crit", with("crit", json!([])), "token_malformed"),
-        ("b64", with("b64", json!(false)), "token_malformed"),
-        ("b64 with crit", {
-            let mut header = key.header();
-            header["b64"] = json!(false);
-            header["crit"] = json!(["b64"]);
-            key.sign(&header, &claims)
-        }, "token_malformed"),
-        ("b64 that is no boolean", with("b64", json!("true")), "token_malformed"),
-        ("zip", with("zip", json!("DEF")), "token_malformed"),
-        ("cty", with("cty", json!("JWT")), "token_malformed"),
-        ("a logout token", with("typ", json!("logout+jwt")), "token_type"),
-        ("a DPoP proof", with("typ", json!("dpop+jwt")), "token_type"),
-        ("a typ that is no text", with("typ", json!(1)), "token_malformed"),
-    ]);
+    assert_refused(
+        &scene,
+        &[
+            ("crit", with("crit", json!(["exp"])), "token_malformed"),
+            ("an empty crit", with("crit", json!([])), "token_malformed"),
+            ("b64", with("b64", json!(false)), "token_malformed"),
+            (
+                "b64 with crit",
+                {
+                    let mut header = key.header();
+                    header["b64"] = json!(false);
+                    header["crit"] = json!(["b64"]);
+                    key.sign(&header, &claims)
+                },
+                "token_malformed",
+            ),
+            ("b64 that is no boolean", with("b64", json!("true")), "token_malformed"),
+            ("zip", with("zip", json!("DEF")), "token_malformed"),
+            ("cty", with("cty", json!("JWT")), "token_malformed"),
+            ("a logout token", with("typ", json!("logout+jwt")), "token_type"),
+            ("a DPoP proof", with("typ", json!("dpop+jwt")), "token_type"),
+            ("a typ that is no text", with("typ", json!(1)), "token_malformed"),
+        ],
+    );
 }
 
 #[test]
@@ -162,16 +51,19 @@ fn members_that_occur_twice_are_refused() {
     let claims = scene.issuer.claims(&json!({})).to_string();
     let doubled = |text: &str, extra: &str| format!("{{{extra},{}", &text[1..]);
     let claim = |extra: &str| key.sign_text(&header, &doubled(&claims, extra));
-    assert_refused(&scene, &[
-        ("sub", claim("\"sub\":\"admin\""), "token_malformed"),
-        ("iss", claim("\"iss\":\"https://evil.example\""), "token_malformed"),
-        ("exp", claim("\"exp\":9999999999"), "token_malformed"),
-        ("aud", claim("\"aud\":\"chat\""), "token_malformed"),
-        ("an escaped name", claim("\"s\\u0075b\":\"admin\""), "token_malformed"),
-        ("a nested one", claim("\"x\":{\"roles\":[\"a\"],\"roles\":[\"admin\"]}"), "token_malformed"),
-        ("alg", key.sign_text(&doubled(&header, "\"alg\":\"none\""), &claims), "token_malformed"),
-        ("kid", key.sign_text(&doubled(&header, "\"kid\":\"x\""), &claims), "token_malformed"),
-    ]);
+    assert_refused(
+        &scene,
+        &[
+            ("sub", claim("\"sub\":\"admin\""), "token_malformed"),
+            ("iss", claim("\"iss\":\"https://evil.example\""), "token_malformed"),
+            ("exp", claim("\"exp\":9999999999"), "token_malformed"),
+            ("aud", claim("\"aud\":\"chat\""), "token_malformed"),
+            ("an escaped name", claim("\"s\\u0075b\":\"admin\""), "token_malformed"),
+            ("a nested one", claim("\"x\":{\"roles\":[\"a\"],\"roles\":[\"admin\"]}"), "token_malformed"),
+            ("alg", key.sign_text(&doubled(&header, "\"alg\":\"none\""), &claims), "token_malformed"),
+            ("kid", key.sign_text(&doubled(&header, "\"kid\":\"x\""), &claims), "token_malformed"),
+        ],
+    );
 }
 
 #[test]
@@ -190,27 +82,46 @@ fn only_one_spelling_of_a_token_is_a_token() {
     let big = scene.issuer.token(&json!({"filler": "x".repeat(16 * 1024)}));
     let key = &scene.issuer.key;
     let text = key.header().to_string();
-    assert_refused(&scene, &[
-        ("padding", format!("{token}=="), "token_malformed"),
-        ("bits that mean nothing", format!("{signed}.{}{sibling}", &signature[..signature.len() - 1]), "token_malformed"),
-        ("the standard alphabet", format!("{signed}.{}", STANDARD.encode([&raw[..63], &[0xff]].concat())), "token_malformed"),
-        ("no signature", signed.to_owned(), "token_malformed"),
-        ("an empty signature", format!("{signed}."), "token_signature"),
-        ("four parts", format!("{token}.x"), "token_malformed"),
-        ("five parts", format!("{token}.x.y"), "token_malformed"),
-        ("no header", format!(".{payload}.{signature}"), "token_malformed"),
-        ("no payload", format!("{header}..{signature}"), "token_malformed"),
-        ("zeros for a signature", resigned(&[0; 64]), "token_signature"),
-        ("half a signature", resigned(&raw[..32]), "token_signature"),
-        ("too long a signature", resigned(&[raw.as_slice(), &[0]].concat()), "token_signature"),
-        ("r and s in turn", resigned(&[&raw[32..], &raw[..32]].concat()), "token_signature"),
-        ("another payload", format!("{header}.{tampered}.{signature}"), if tampered == payload { "" } else { "token_malformed" }),
-        ("too long", big, "token_malformed"),
-        ("a payload that is no object", key.sign_text(&text, "[1]"), "token_malformed"),
-        ("a payload with a tail", key.sign_text(&text, &format!("{}x", scene.issuer.claims(&json!({})))), "token_malformed"),
-        ("a payload that is no JSON", key.sign_text(&text, "iss"), "token_malformed"),
-        ("a payload without end", key.sign_text(&text, &"[".repeat(5000)), "token_malformed"),
-    ]);
+    assert_refused(
+        &scene,
+        &[
+            ("padding", format!("{token}=="), "token_malformed"),
+            (
+                "bits that mean nothing",
+                format!("{signed}.{}{sibling}", &signature[..signature.len() - 1]),
+                "token_malformed",
+            ),
+            (
+                "the standard alphabet",
+                format!("{signed}.{}", STANDARD.encode([&raw[..63], &[0xff]].concat())),
+                "token_malformed",
+            ),
+            ("no signature", signed.to_owned(), "token_malformed"),
+            ("an empty signature", format!("{signed}."), "token_signature"),
+            ("four parts", format!("{token}.x"), "token_malformed"),
+            ("five parts", format!("{token}.x.y"), "token_malformed"),
+            ("no header", format!(".{payload}.{signature}"), "token_malformed"),
+            ("no payload", format!("{header}..{signature}"), "token_malformed"),
+            ("zeros for a signature", resigned(&[0; 64]), "token_signature"),
+            ("half a signature", resigned(&raw[..32]), "token_signature"),
+            ("too long a signature", resigned(&[raw.as_slice(), &[0]].concat()), "token_signature"),
+            ("r and s in turn", resigned(&[&raw[32..], &raw[..32]].concat()), "token_signature"),
+            (
+                "another payload",
+                format!("{header}.{tampered}.{signature}"),
+                if tampered == payload { "" } else { "token_malformed" },
+            ),
+            ("too long", big, "token_malformed"),
+            ("a payload that is no object", key.sign_text(&text, "[1]"), "token_malformed"),
+            (
+                "a payload with a tail",
+                key.sign_text(&text, &format!("{}x", scene.issuer.claims(&json!({})))),
+                "token_malformed",
+            ),
+            ("a payload that is no JSON", key.sign_text(&text, "iss"), "token_malformed"),
+            ("a payload without end", key.sign_text(&text, &"[".repeat(5000)), "token_malformed"),
+        ],
+    );
 }
 
 #[test]
@@ -219,17 +130,20 @@ fn another_issuers_key_does_not_vouch_for_this_one() {
     let attacker = Issuer::with(Key::new("k1"));
     let url = scene.issuer.url();
     let own = |iss: Value| scene.issuer.token(&json!({"iss": iss}));
-    assert_refused(&scene, &[
-        ("its own iss, its own key", attacker.good_token(), "token_issuer"),
-        ("our iss, its own key", attacker.token(&json!({"iss": url})), "token_signature"),
-        ("a slash more", own(json!(format!("{url}/"))), "token_issuer"),
-        ("a slash less", own(json!(url[..url.len() - 1])), "token_issuer"),
-        ("another case", own(json!(url.to_uppercase())), "token_issuer"),
-        ("a path more", own(json!(format!("{url}/../evil"))), "token_issuer"),
-        ("a list", own(json!([url, attacker.url()])), "token_malformed"),
-        ("empty", own(json!("")), "token_issuer"),
-        ("none", own(Value::Null), "token_claim_missing"),
-    ]);
+    assert_refused(
+        &scene,
+        &[
+            ("its own iss, its own key", attacker.good_token(), "token_issuer"),
+            ("our iss, its own key", attacker.token(&json!({"iss": url})), "token_signature"),
+            ("a slash more", own(json!(format!("{url}/"))), "token_issuer"),
+            ("a slash less", own(json!(url[..url.len() - 1])), "token_issuer"),
+            ("another case", own(json!(url.to_uppercase())), "token_issuer"),
+            ("a path more", own(json!(format!("{url}/../evil"))), "token_issuer"),
+            ("a list", own(json!([url, attacker.url()])), "token_malformed"),
+            ("empty", own(json!("")), "token_issuer"),
+            ("none", own(Value::Null), "token_claim_missing"),
+        ],
+    );
     assert_eq!(attacker.fetches(), 0, "the gate went where the token sent it");
 }
 
@@ -244,7 +158,10 @@ fn a_kid_that_two_issuers_use_is_two_keys() {
     Gate::assert_echo(&mut gate.open(&Handshake::to("/").bearer(&one.good_token())));
     Gate::assert_echo(&mut gate.open(&Handshake::to("/").bearer(&two.token(&json!({"aud": "other"})))));
     let heard = backend.connections();
-    assert_eq!(refusal(&one.token(&json!({"iss": two.url(), "aud": "other"}))), (401, "token_signature".into()));
+    assert_eq!(
+        refusal(&one.token(&json!({"iss": two.url(), "aud": "other"}))),
+        (401, "token_signature".into())
+    );
     assert_eq!(refusal(&two.token(&json!({"iss": one.url()}))), (401, "token_signature".into()));
     // Nor do the audiences of one issuer count for the other.
     assert_eq!(refusal(&two.good_token()), (401, "token_audience".into()));
@@ -258,28 +175,31 @@ fn a_token_for_another_purpose_is_refused() {
     let gate = Gate::start(&Config::without_issuer(&backend).issuer(&issuer, "clients = ['web']"));
     let scene = Scene { gate, backend, issuer };
     let t = |changes: Value| scene.issuer.token(&changes);
-    assert_refused(&scene, &[
-        ("a refresh token", t(json!({"typ": "Refresh"})), "token_type"),
-        ("an ID token", t(json!({"typ": "ID"})), "token_type"),
-        ("an offline token", t(json!({"typ": "Offline"})), "token_type"),
-        ("a logout token", t(json!({"typ": "Logout"})), "token_type"),
-        ("no type", t(json!({"typ": null})), "token_type"),
-        ("bound to a key", t(json!({"cnf": {"jkt": "x"}})), "token_type"),
-        ("another audience", t(json!({"aud": "account"})), "token_audience"),
-        ("audiences without ours", t(json!({"aud": ["account", "chatx", "Chat"]})), "token_audience"),
-        ("no audience", t(json!({"aud": null})), "token_audience"),
-        ("an audience that is a number", t(json!({"aud": 1})), "token_malformed"),
-        ("another client", t(json!({"azp": "cli"})), "token_client"),
-        ("no client", t(json!({"azp": null})), "token_client"),
-        ("expired", t(json!({"exp": now() - 11})), "token_expired"),
-        ("expired long ago", t(json!({"exp": 1})), "token_expired"),
-        ("without an end", t(json!({"exp": null})), "token_claim_missing"),
-        ("beyond the end of time", t(json!({"exp": 1e300})), "token_malformed"),
-        ("an end that is a text", t(json!({"exp": "9999999999"})), "token_malformed"),
-        ("a negative end", t(json!({"exp": -1})), "token_malformed"),
-        ("not yet", t(json!({"nbf": now() + 60})), "token_not_yet_valid"),
-        ("issued in the future", t(json!({"iat": now() + 60})), "token_not_yet_valid"),
-    ]);
+    assert_refused(
+        &scene,
+        &[
+            ("a refresh token", t(json!({"typ": "Refresh"})), "token_type"),
+            ("an ID token", t(json!({"typ": "ID"})), "token_type"),
+            ("an offline token", t(json!({"typ": "Offline"})), "token_type"),
+            ("a logout token", t(json!({"typ": "Logout"})), "token_type"),
+            ("no type", t(json!({"typ": null})), "token_type"),
+            ("bound to a key", t(json!({"cnf": {"jkt": "x"}})), "token_type"),
+            ("another audience", t(json!({"aud": "account"})), "token_audience"),
+            ("audiences without ours", t(json!({"aud": ["account", "chatx", "Chat"]})), "token_audience"),
+            ("no audience", t(json!({"aud": null})), "token_audience"),
+            ("an audience that is a number", t(json!({"aud": 1})), "token_malformed"),
+            ("another client", t(json!({"azp": "cli"})), "token_client"),
+            ("no client", t(json!({"azp": null})), "token_client"),
+            ("expired", t(json!({"exp": now() - 11})), "token_expired"),
+            ("expired long ago", t(json!({"exp": 1})), "token_expired"),
+            ("without an end", t(json!({"exp": null})), "token_claim_missing"),
+            ("beyond the end of time", t(json!({"exp": 1e300})), "token_malformed"),
+            ("an end that is a text", t(json!({"exp": "9999999999"})), "token_malformed"),
+            ("a negative end", t(json!({"exp": -1})), "token_malformed"),
+            ("not yet", t(json!({"nbf": now() + 60})), "token_not_yet_valid"),
+            ("issued in the future", t(json!({"iat": now() + 60})), "token_not_yet_valid"),
+        ],
+    );
 }
 
 #[test]
@@ -295,7 +215,10 @@ fn a_verdict_is_made_anew_for_a_token_that_is_known() {
     drop(scene.gate.open(&Handshake::to("/").bearer(&token)));
     for _ in 0..2 {
         assert_eq!(scene.gate.refusal(&Handshake::to("/admin/").bearer(&token)), (403, "rule_denied".into()));
-        assert_eq!(scene.gate.refusal(&Handshake::to("/page/").bearer(&token)), (403, "origin_denied".into()));
+        assert_eq!(
+            scene.gate.refusal(&Handshake::to("/page/").bearer(&token)),
+            (403, "origin_denied".into())
+        );
     }
     while now() < end {
         std::thread::sleep(std::time::Duration::from_millis(50));

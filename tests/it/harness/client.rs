@@ -106,10 +106,6 @@ impl Frame {
         self.first & 0x0f
     }
 
-    pub fn text(&self) -> &str {
-        std::str::from_utf8(&self.payload).unwrap()
-    }
-
     /// Code and text, if it is a Close.
     pub fn close(&self) -> Option<(u16, String)> {
         let code = self.payload.get(..2).filter(|_| self.opcode() == 8)?;
@@ -124,11 +120,11 @@ pub fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     match payload.len() {
         n @ 0..126 => frame.push(0x80 | u8::try_from(n).unwrap()),
         n @ 126..65536 => {
-            frame.push(0x80 | 126);
+            frame.push(0xfe);
             frame.extend(u16::try_from(n).unwrap().to_be_bytes());
         }
         n => {
-            frame.push(0x80 | 127);
+            frame.push(0xff);
             frame.extend(u64::try_from(n).unwrap().to_be_bytes());
         }
     }
@@ -192,7 +188,7 @@ impl Client {
 
     /// Reads what comes next; false = the end.
     fn fill(&mut self, what: &str) -> bool {
-        let mut chunk = [0; 65536];
+        let mut chunk = vec![0; 65536];
         match self.stream.read(&mut chunk) {
             Ok(0) => false,
             Ok(n) => {
@@ -294,7 +290,7 @@ impl Client {
         match self.stream.read(&mut chunk) {
             Ok(n) => panic!("not silent: {:?}", String::from_utf8_lossy(&chunk[..n])),
             Err(error) => {
-                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}")
+                assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
             }
         }
         self.stream.set_read_timeout(Some(PATIENCE)).unwrap();

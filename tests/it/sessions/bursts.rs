@@ -108,7 +108,8 @@ fn two_thousand_short_sockets_leave_nothing_behind() {
     }
     eventually("all places to be free", || {
         let inner = gate.control.gate();
-        let left = [inner.sessions.count(), inner.permits.taken() as usize, inner.connections.taken() as usize];
+        let left =
+            [inner.sessions.count(), inner.permits.taken() as usize, inner.connections.taken() as usize];
         (left == [0, 0, 0]).then_some(())
     });
     assert_eq!(gate.metric("websocket_active_connections"), 0);

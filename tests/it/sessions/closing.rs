@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::super::harness::{Gate, Issuer, eventually, masked};
-use super::wire::{Upstream, close_payload, goodbye, good, unmasked};
+use super::wire::{Upstream, close_payload, good, goodbye, unmasked};
 
 const CLOSE_TIMEOUT: Duration = Duration::from_millis(500);
 

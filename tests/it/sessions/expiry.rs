@@ -64,7 +64,10 @@ fn the_longer_of_leeway_and_grace_is_waited_for() {
         let (mut client, _wire) = upstream.pair(&gate, &Handshake::to("/ws/").bearer(&issuer.token(&token)));
         assert_eq!(client.close(), (4001, "token_expired".into()));
         let lived = began.elapsed();
-        assert!(Duration::from_millis(1100) < lived && lived < Duration::from_millis(1650), "{lived:?} {lines}");
+        assert!(
+            Duration::from_millis(1100) < lived && lived < Duration::from_millis(1650),
+            "{lived:?} {lines}"
+        );
     }
 }
 
@@ -115,8 +118,12 @@ fn sessions_without_a_token_have_no_expiry_and_optional_ones_with_one_have() {
         client.send(&masked(0x81, b"still here"));
         assert_eq!(wire.frame().payload, b"still here");
     }
-    let opened: Vec<_> =
-        gate.log().into_iter().filter(|line| line["event"] == "session_opened").map(|l| l.get("sub").is_some()).collect();
+    let opened: Vec<_> = gate
+        .log()
+        .into_iter()
+        .filter(|line| line["event"] == "session_opened")
+        .map(|l| l.get("sub").is_some())
+        .collect();
     assert_eq!(opened, [false, false, false, true]);
     assert_eq!(gate.metric("websocket_connected_users"), 0);
     eventually("three sessions", || (gate.sessions() == 3).then_some(()));

@@ -20,6 +20,10 @@ fn ended_by(gate: &Gate, reason: &str) -> u64 {
     gate.metric(&format!("websocket_closes_total{{reason=\"{reason}\"}}"))
 }
 
+fn counted(gate: &Gate, series: &str, count: u64) {
+    eventually(series, || (gate.metric(series) == count).then_some(()));
+}
+
 /// Frames that no endpoint may send, without their mask bit.
 fn broken() -> Vec<(&'static str, Vec<u8>)> {
     vec![
@@ -54,7 +58,8 @@ fn a_client_that_breaks_rfc_6455_gets_1002_and_its_backend_none_of_the_bad_bytes
     let mut count = 0;
     for (what, bytes) in broken() {
         // The first frame of the fragmented text is a good one.
-        let (good_part, bad) = if what == "a text inside a text" { (2, &bytes[2..]) } else { (0, &bytes[..]) };
+        let (good_part, bad) =
+            if what == "a text inside a text" { (2, &bytes[2..]) } else { (0, &bytes[..]) };
         let first = if good_part > 0 { with_mask(&bytes[..good_part]) } else { Vec::new() };
         let sent = [&hello[..], &first, &with_mask(bad)].concat();
         refused(&gate, &upstream, &issuer, &sent, hello.len() + first.len(), (1002, "frame_malformed"));
@@ -63,7 +68,7 @@ fn a_client_that_breaks_rfc_6455_gets_1002_and_its_backend_none_of_the_bad_bytes
     let sent = [&hello[..], &unmasked(0x81, b"no mask")].concat();
     refused(&gate, &upstream, &issuer, &sent, hello.len(), (1002, "frame_malformed"));
     eventually("the end of all", || (ended_by(&gate, "frame_malformed") == count + 1).then_some(()));
-    assert_eq!(gate.metric("websocket_errors_total{error_type=\"protocol\"}"), count + 1);
+    counted(&gate, "websocket_errors_total{error_type=\"protocol\"}", count + 1);
     let closed = gate.logged("session_closed");
     assert_eq!((&closed["reason"], &closed["code"]), (&"frame_malformed".into(), &1002.into()));
 }
@@ -111,7 +116,7 @@ fn a_message_over_the_limit_is_1009_and_one_at_the_limit_passes() {
     // The header alone is enough: nobody waits for a gigabyte.
     let gigabyte = [&[0x82, 0xff][..], &(1_u64 << 30).to_be_bytes(), &[0; 4]].concat();
     refused(&gate, &upstream, &issuer, &gigabyte, 0, told);
-    assert_eq!(gate.metric("websocket_errors_total{error_type=\"too_big\"}"), 3);
+    counted(&gate, "websocket_errors_total{error_type=\"too_big\"}", 3);
     // What the backend itself sends is its own affair.
     let (mut client, mut wire) = upstream.pair(&gate, &good(&issuer));
     let big = unmasked(0x82, &pattern(5000));
@@ -147,7 +152,7 @@ fn messages_over_the_rate_are_4029_and_fragments_count_once() {
     client.send(&message);
     assert_eq!(client.close(), (4029, told.1.into()));
     assert_eq!(wire.close(), (1001, told.1.into()));
-    assert_eq!(gate.metric("websocket_errors_total{error_type=\"rate\"}"), 2);
+    counted(&gate, "websocket_errors_total{error_type=\"rate\"}", 2);
 }
 
 #[test]
@@ -183,7 +188,9 @@ fn more_than_a_hundred_pings_and_pongs_a_second_are_4029() {
 fn profile_daphne_limits_messages_to_a_mebibyte_unless_told_otherwise() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let config = upstream.config(&issuer).set("upstream.profile", "'daphne'");
-    let gate = Gate::start(&config.route("path = '/ws/'").route("path = '/more/'\n[route.limits]\nmessage = '2MiB'"));
+    let gate = Gate::start(
+        &config.route("path = '/ws/'").route("path = '/more/'\n[route.limits]\nmessage = '2MiB'"),
+    );
     let too_much = [&[0x82, 0xff][..], &((1_u64 << 20) + 1).to_be_bytes(), &[0; 4]].concat();
     refused(&gate, &upstream, &issuer, &too_much, 0, (1009, "message_too_big"));
     let more = super::super::harness::Handshake::to("/more/").bearer(&issuer.good_token());

@@ -17,7 +17,11 @@ fn one_session_too_many_is_503_for_everybody_and_a_close_makes_room() {
         let (mut client, answer) = gate.upgrade(&handshake);
         assert_eq!(answer.status, 503);
         assert_eq!(client.json(&answer)["reason"], "sessions_full");
-        assert!(answer.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()), "{}", answer.text);
+        assert!(
+            answer.header("retry-after").is_some_and(|after| after.parse::<u32>().is_ok()),
+            "{}",
+            answer.text
+        );
         assert_eq!(answer.header("connection"), Some("close"));
     }
     upstream.assert_quiet();

@@ -104,7 +104,11 @@ fn a_backend_that_ends_inside_a_frame_costs_its_client_the_close() {
         let frame = unmasked(0x82, &pattern(1000));
         wire.send(&frame[..500]);
         assert_eq!(client.exactly(500), frame[..500]);
-        if by_reset { wire.reset() } else { wire.finish() }
+        if by_reset {
+            wire.reset()
+        } else {
+            wire.finish()
+        }
         assert_eq!(client.rest(), b"", "a Close here would be read as payload");
     }
 }

@@ -84,7 +84,11 @@ fn answers_without_a_body_keep_their_connection_in_step() {
     let answer = client.head();
     assert_eq!((answer.status, answer.header("content-length")), (200, Some("1234")));
     for (request, answered, status) in [
-        ("GET /b HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 99\r\n\r\n", 304),
+        (
+            "GET /b HTTP/1.1\r\nHost: a\r\n\r\n",
+            "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\nContent-Length: 99\r\n\r\n",
+            304,
+        ),
         ("GET /c HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 304 Not Modified\r\nETag: \"x\"\r\n\r\n", 304),
         ("DELETE /d HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 204 No Content\r\n\r\n", 204),
         ("HEAD /e HTTP/1.1\r\nHost: a\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", 200),
@@ -112,7 +116,9 @@ fn expect_is_answered_after_the_judge_and_by_the_gate() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let gate = Gate::start(&passing(&upstream, &issuer).set("http.auth", "'required'"));
     let request = |authorization: &str| {
-        format!("POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n{authorization}\r\n")
+        format!(
+            "POST /a HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n{authorization}\r\n"
+        )
     };
     let mut client = gate.send(request("").as_bytes());
     assert_eq!(client.head().status, 401, "the body was not even asked for");

@@ -46,10 +46,14 @@ fn expired(issuer: &Issuer) -> String {
 fn with_pass_any_authorization_is_the_backends_business() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let gate = Gate::start(&passing(&upstream, &issuer));
-    for own in
-        ["Authorization: Basic eDp5".to_owned(), bearer("opaque"), bearer(&expired(&issuer)), bearer(&issuer.good_token())]
-    {
-        let head = passes(&gate, &upstream, &get("/api?token=x", &[own.clone(), "X-Auth-Subject: root".into()]));
+    for own in [
+        "Authorization: Basic eDp5".to_owned(),
+        bearer("opaque"),
+        bearer(&expired(&issuer)),
+        bearer(&issuer.good_token()),
+    ] {
+        let head =
+            passes(&gate, &upstream, &get("/api?token=x", &[own.clone(), "X-Auth-Subject: root".into()]));
         assert_eq!(all(&head, "authorization"), [own.split_once(": ").unwrap().1]);
         assert!(head.starts_with("GET /api?token=x "), "{head}");
         assert!(subject(&head).is_empty(), "nobody was asked for: {head}");
@@ -77,7 +81,8 @@ fn with_required_absent_is_401_and_good_is_told_to_the_backend() {
     let gate = Gate::start(&passing(&upstream, &issuer).set("http.auth", "'required'"));
     assert_eq!(refused(&gate, &upstream, &get("/", &[])), (401, "token_missing".into()));
     assert_eq!(refused(&gate, &upstream, &get("/", &[bearer("x.y.z")])), (401, "token_malformed".into()));
-    let head = passes(&gate, &upstream, &get("/", &[bearer(&issuer.good_token()), "X-Auth-Email: root@x".into()]));
+    let head =
+        passes(&gate, &upstream, &get("/", &[bearer(&issuer.good_token()), "X-Auth-Email: root@x".into()]));
     assert_eq!(subject(&head), ["alice-sub"]);
     assert_eq!(all(&head, "x-auth-email"), ["alice@example.com"]);
     // A refused request is no connection's outcome.
@@ -149,7 +154,10 @@ fn what_no_route_names_can_be_refused() {
     let gate = Gate::start(&config.set("http.unmatched", "'refuse'"));
     passes(&gate, &upstream, &get("/ws/", &[]));
     assert_eq!(refused(&gate, &upstream, &get("/ws", &[])), (404, "route_unknown".into()));
-    assert_eq!(refused(&gate, &upstream, &get("/", &[bearer(&issuer.good_token())])), (404, "route_unknown".into()));
+    assert_eq!(
+        refused(&gate, &upstream, &get("/", &[bearer(&issuer.good_token())])),
+        (404, "route_unknown".into())
+    );
 }
 
 #[test]
@@ -168,7 +176,10 @@ fn a_route_can_have_its_own_backend() {
     let gate = Gate::start(&routed(
         &upstream,
         &issuer,
-        &[&format!("path = '/own/*'\nhttp = 'pass'\n[route.upstream]\nurl = 'http://{}'\nhost = 'own.example'", own.address)],
+        &[&format!(
+            "path = '/own/*'\nhttp = 'pass'\n[route.upstream]\nurl = 'http://{}'\nhost = 'own.example'",
+            own.address
+        )],
     ));
     let head = passes(&gate, &own, &get("/own/x", &[]));
     assert_eq!(all(&head, "host"), ["own.example"]);

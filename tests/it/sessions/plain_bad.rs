@@ -57,7 +57,10 @@ fn a_head_without_an_end_is_502() {
     // A head of megabytes is not kept.
     let (mut wire, _) = ask(&mut client, &upstream, "GET / HTTP/1.1\r\nHost: a\r\n\r\n");
     let line = [b"X: ".as_slice(), &[b'x'; 8000], b"\r\n"].concat();
-    let _ = std::io::Write::write_all(&mut wire.stream, &[b"HTTP/1.1 200 OK\r\n".as_slice(), &line.repeat(300)].concat());
+    let _ = std::io::Write::write_all(
+        &mut wire.stream,
+        &[b"HTTP/1.1 200 OK\r\n".as_slice(), &line.repeat(300)].concat(),
+    );
     let answer = client.head();
     assert_eq!(answer.status, 502);
 }
@@ -101,13 +104,17 @@ fn a_request_cut_short_is_never_completed_for_the_backend() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let gate = Gate::start(&passing(&upstream, &issuer));
     let mut client = gate.client();
-    let (mut wire, _) =
-        ask(&mut client, &upstream, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n");
+    let (mut wire, _) = ask(
+        &mut client,
+        &upstream,
+        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+    );
     assert_eq!(wire.until(b"half\r\n"), b"4\r\nhalf\r\n");
     drop(client);
     wire.ends();
     let mut client = gate.client();
-    let (mut wire, _) = ask(&mut client, &upstream, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
+    let (mut wire, _) =
+        ask(&mut client, &upstream, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
     assert_eq!(wire.exactly(4), b"half");
     drop(client);
     wire.ends();

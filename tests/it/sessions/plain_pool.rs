@@ -101,8 +101,11 @@ fn a_connection_that_the_backend_has_closed_meanwhile_is_not_used() {
         let (mut client, wire) = kept(&gate, &upstream);
         drop(wire);
         std::thread::sleep(Duration::from_millis(50));
-        let (mut wire, _) =
-            ask(&mut client, &upstream, &format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+        let (mut wire, _) = ask(
+            &mut client,
+            &upstream,
+            &format!("{method} / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"),
+        );
         wire.send(OK);
         answer(&mut client);
         drop(wire);
@@ -117,7 +120,11 @@ fn ended_in_between(method: &str, by_reset: bool) -> (Client, Upstream, Gate, Is
     let (mut client, mut wire) = kept(&gate, &upstream);
     client.send(format!("{method} /second HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").as_bytes());
     assert!(wire.head().starts_with(&format!("{method} /second ")));
-    if by_reset { wire.reset() } else { drop(wire) }
+    if by_reset {
+        wire.reset()
+    } else {
+        drop(wire)
+    }
     (client, upstream, gate, issuer)
 }
 
@@ -182,7 +189,9 @@ fn the_answer_to_head_cannot_smuggle_a_body() {
     let gate = Gate::start(&passing(&upstream, &issuer));
     let mut client = gate.client();
     let (mut wire, _) = ask(&mut client, &upstream, "HEAD / HTTP/1.1\r\nHost: a\r\n\r\n");
-    wire.send(b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil");
+    wire.send(
+        b"HTTP/1.1 200 OK\r\nContent-Length: 40\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil",
+    );
     assert_eq!(client.head().status, 200);
     wire.ends();
     let (mut wire, _) = ask(&mut client, &upstream, "GET /next HTTP/1.1\r\nHost: a\r\n\r\n");

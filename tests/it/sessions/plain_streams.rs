@@ -18,7 +18,10 @@ fn server_sent_events_arrive_one_by_one() {
     let (mut wire, _) = ask(&mut client, &upstream, "GET /events HTTP/1.1\r\nHost: a\r\n\r\n");
     wire.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n");
     let answer = client.head();
-    assert_eq!((answer.header("content-length"), answer.header("transfer-encoding")), (None, Some("chunked")));
+    assert_eq!(
+        (answer.header("content-length"), answer.header("transfer-encoding")),
+        (None, Some("chunked"))
+    );
     for n in 0..5 {
         let event = format!("data: {n}\n\n");
         wire.send(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes());
@@ -54,7 +57,10 @@ fn the_body_of_a_request_is_passed_on_as_it_comes() {
     let mut client = gate.client();
     let (mut wire, head) =
         ask(&mut client, &upstream, "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n");
-    assert_eq!((all(&head, "transfer-encoding"), all(&head, "content-length")), (vec!["chunked".into()], vec![]));
+    assert_eq!(
+        (all(&head, "transfer-encoding"), all(&head, "content-length")),
+        (vec!["chunked".into()], vec![])
+    );
     for piece in ["first", "second"] {
         client.send(format!("{:x}\r\n{piece}\r\n", piece.len()).as_bytes());
         assert_eq!(wire.until(b"\r\n"), format!("{:X}\r\n", piece.len()).into_bytes());

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::harness::{Gate, Issuer, eventually};
+use super::super::harness::{Client, Gate, Issuer, eventually};
 use super::plain::{ask, passing};
-use super::wire::{Upstream, bare_config, good};
+use super::wire::{Upstream, Wire, bare_config, good};
 
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
 
@@ -122,14 +122,15 @@ fn an_idle_connection_may_rest_longer_than_a_head_may_take() {
     let gate = Gate::start(&config.set("listen.keep_alive", "'900ms'"));
     let mut client = gate.client();
     let (mut wire, _) = ask(&mut client, &upstream, REQUEST);
-    let mut answer = |client: &mut super::super::harness::Client| {
+    let answer = |client: &mut Client, wire: &mut Wire| {
         wire.send(b"HTTP/1.1 204 No Content\r\n\r\n");
         assert_eq!(client.head().status, 204);
     };
-    answer(&mut client);
+    answer(&mut client, &mut wire);
     std::thread::sleep(Duration::from_millis(600));
     client.send(REQUEST.as_bytes());
-    answer(&mut client);
+    wire.head();
+    answer(&mut client, &mut wire);
     // A head that has begun is not idle any more.
     client.send(b"GET / HT");
     let began = Instant::now();

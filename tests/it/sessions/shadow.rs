@@ -60,7 +60,10 @@ fn who_would_be_refused_passes_as_nobody_is_counted_and_logged() {
         wire.frame();
         wire.send(&super::wire::goodbye(1000, ""));
         let closed = nth(&gate, "session_closed", n);
-        assert_eq!((&closed["would_refuse"], &closed["reason"]), (&(*reason).into(), &"client_closed".into()));
+        assert_eq!(
+            (&closed["would_refuse"], &closed["reason"]),
+            (&(*reason).into(), &"client_closed".into())
+        );
     }
     assert_eq!(gate.metric("websocket_connections_total{status=\"accepted\"}"), table.len() as u64);
     assert!(gate.log().iter().all(|line| line["event"] != "handshake_refused"));
@@ -73,9 +76,12 @@ fn who_is_allowed_leaves_no_trace_of_shadow() {
     let (client, _wire) = upstream.pair(&gate, &super::wire::good(&issuer));
     let opened = gate.logged("session_opened");
     assert_eq!((opened.get("would_refuse"), &opened["mode"]), (None, &"shadow".into()));
-    assert!(gate.metrics().lines().filter(|line| line.contains("would_refuse")).all(|line| {
-        line.starts_with('#') || line.ends_with(" 0")
-    }));
+    assert!(
+        gate.metrics()
+            .lines()
+            .filter(|line| line.contains("would_refuse"))
+            .all(|line| { line.starts_with('#') || line.ends_with(" 0") })
+    );
     drop(client);
 }
 
@@ -93,7 +99,10 @@ fn an_expired_token_does_not_close_and_is_told() {
     client.finish();
     wire.close();
     let closed = gate.logged("session_closed");
-    assert_eq!((&closed["would_refuse"], &closed["reason"]), (&"token_expired".into(), &"client_lost".into()));
+    assert_eq!(
+        (&closed["would_refuse"], &closed["reason"]),
+        (&"token_expired".into(), &"client_lost".into())
+    );
 }
 
 #[test]
@@ -115,7 +124,10 @@ fn too_big_messages_pass_and_are_told_once() {
     wire.send(&super::wire::goodbye(1000, ""));
     assert_eq!(client.close().0, 1000);
     let closed = gate.logged("session_closed");
-    assert_eq!((&closed["would_refuse"], &closed["reason"]), (&"message_too_big".into(), &"client_closed".into()));
+    assert_eq!(
+        (&closed["would_refuse"], &closed["reason"]),
+        (&"message_too_big".into(), &"client_closed".into())
+    );
     assert_eq!(closed["received_messages"], 3);
 }
 
