@@ -45,7 +45,8 @@ fn ask(admin: &AdminSettings, method: Method, path: &str, timeout: Option<Durati
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let endpoint = endpoint(admin);
     let request = async {
-        let stream = endpoint.dial(None).await.with_context(|| format!("no gate answers at {endpoint:?}"))?;
+        let stream =
+            endpoint.dial(None, &[]).await.with_context(|| format!("no gate answers at {endpoint:?}"))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, "localhost");

@@ -1,7 +1,7 @@
 //! Connections that the gate opens: TCP, TLS, unix.
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,8 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
@@ -70,29 +71,40 @@ impl Endpoint {
         Ok(Self::Tls { host: bare, port: url.port_u16().unwrap_or(443), name, config: tls_config(ca_file)? })
     }
 
-    /// One attempt.
-    async fn connect(&self) -> io::Result<Stream> {
-        match self {
-            Self::Tcp { host, port } => Ok(Stream::Tcp(tcp(host, *port).await?)),
+    /// One attempt, with the first bytes on it.
+    async fn connect(&self, first: &[u8]) -> io::Result<Stream> {
+        let mut stream = match self {
+            Self::Tcp { host, port } => match host.parse::<IpAddr>() {
+                // An address needs no resolver, and so no thread.
+                Ok(ip) => return Ok(Stream::Tcp(connect_and_send((ip, *port).into(), first).await?)),
+                Err(_) => Stream::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
+            },
             Self::Tls { host, port, name, config } => {
-                let stream = tcp(host, *port).await?;
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
                 let connector = TlsConnector::from(Arc::clone(config));
-                Ok(Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?)))
+                Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?))
             }
-            Self::Unix(path) => Ok(Stream::Unix(UnixStream::connect(path).await?)),
+            Self::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
+        };
+        if let Stream::Tcp(stream) = &stream {
+            stream.set_nodelay(true)?;
         }
+        stream.write_all(first).await?;
+        stream.flush().await?;
+        Ok(stream)
     }
 
-    /// Connects within `timeout`; a refused connect is tried again, for a backend may be restarting.
-    pub async fn dial(&self, timeout: Option<Duration>) -> io::Result<Stream> {
+    /// Connects and writes `first` within `timeout`; a refused connect is tried again, for a backend may be restarting.
+    pub async fn dial(&self, timeout: Option<Duration>, first: &[u8]) -> io::Result<Stream> {
         const PAUSE: Duration = Duration::from_millis(50);
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
         loop {
             let attempt = match deadline {
-                Some(deadline) => tokio::time::timeout_at(deadline, self.connect())
+                Some(deadline) => tokio::time::timeout_at(deadline, self.connect(first))
                     .await
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())),
-                None => self.connect().await,
+                None => self.connect(first).await,
             };
             let Err(error) = attempt else { return attempt };
             let again = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
@@ -105,14 +117,39 @@ impl Endpoint {
     }
 }
 
-async fn tcp(host: &str, port: u16) -> io::Result<TcpStream> {
-    // An address needs no resolver, and so no thread.
-    let stream = match host.parse::<IpAddr>() {
-        Ok(address) => TcpStream::connect((address, port)).await?,
-        Err(_) => TcpStream::connect((host, port)).await?,
+/// On loopback a connect is complete when it returns, so the first bytes go out in the same breath: the
+/// backend wakes once for both, and no turn of the event loop lies between.
+async fn connect_and_send(address: SocketAddr, first: &[u8]) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if !is_under_way(&error) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let sent = match first {
+        [] => None,
+        first => match socket.send(first) {
+            Ok(sent) => Some(sent),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) => return Err(error),
+        },
     };
-    stream.set_nodelay(true)?;
+    let mut stream = TcpStream::from_std(socket.into())?;
+    let Some(sent) = sent else {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+        stream.write_all(first).await?;
+        return Ok(stream);
+    };
+    stream.write_all(first.get(sent..).unwrap_or_default()).await?;
     Ok(stream)
+}
+
+fn is_under_way(error: &io::Error) -> bool {
+    // EINPROGRESS
+    error.raw_os_error() == Some(115) || error.kind() == io::ErrorKind::WouldBlock
 }
 
 /// An open connection.

@@ -195,7 +195,7 @@ async fn get(url: &str, ca_file: Option<&str>) -> Result<Bytes, String> {
     let told = |error: &dyn std::fmt::Display| format!("{url}: {error}");
     let uri: Uri = url.parse().map_err(|error| told(&error))?;
     let endpoint = Endpoint::of_url(&uri, ca_file).map_err(|error| told(&error))?;
-    let stream = endpoint.dial(None).await.map_err(|error| told(&error))?;
+    let stream = endpoint.dial(None, &[]).await.map_err(|error| told(&error))?;
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .handshake(TokioIo::new(stream))
         .await

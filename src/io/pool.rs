@@ -72,9 +72,9 @@ impl Service<Uri> for Connector {
 
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { endpoint, connect_timeout } = self.clone();
-        Box::pin(
-            async move { endpoint.dial(connect_timeout).await.map(|stream| TokioIo::new(Pooled(stream))) },
-        )
+        Box::pin(async move {
+            endpoint.dial(connect_timeout, &[]).await.map(|stream| TokioIo::new(Pooled(stream)))
+        })
     }
 }
 

@@ -16,7 +16,7 @@ use http::{Response, StatusCode};
 use http_body_util::Empty;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::dial::{Endpoint, Stream};
 use crate::base::reject::{Reason, Reject};
@@ -134,12 +134,9 @@ pub enum Answer {
     Refused(Response<Incoming>),
 }
 
-/// Asks for the upgrade on a fresh connection.
-pub async fn upgrade(mut stream: Stream, mut asked: UpgradeRequest) -> Result<Answer, Reject> {
+/// Reads the answer to an upgrade that has been asked for.
+pub async fn answer(mut stream: Stream, asked: &UpgradeRequest) -> Result<Answer, Reject> {
     const LOST: Reason = Reason::UpstreamMalformed;
-    asked.head.extend_from_slice(b"\r\n");
-    stream.write_all(&asked.head).await.map_err(|_| LOST)?;
-    stream.flush().await.map_err(|_| LOST)?;
     let mut buffer = BytesMut::with_capacity(1024);
     let head = loop {
         match parse_head(&buffer)? {
@@ -158,7 +155,7 @@ pub async fn upgrade(mut stream: Stream, mut asked: UpgradeRequest) -> Result<An
     };
     match head.status {
         101 => {
-            check_101(&head.headers, &asked)?;
+            check_101(&head.headers, asked)?;
             let early = buffer.get(head.length..).unwrap_or_default().to_vec();
             Ok(Answer::Switched { headers: head.headers, early, stream })
         }
@@ -183,6 +180,12 @@ impl UpgradeRequest {
         head.extend_from_slice(target.as_bytes());
         head.extend_from_slice(b" HTTP/1.1\r\nconnection: Upgrade\r\nupgrade: websocket\r\n");
         Self { head, accept: String::new(), offers_extensions: false }
+    }
+
+    /// The whole head.
+    pub fn finish(&mut self) -> &[u8] {
+        self.head.extend_from_slice(b"\r\n");
+        &self.head
     }
 
     /// Adds a header; those of the upgrade itself are there already.

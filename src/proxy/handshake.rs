@@ -18,7 +18,7 @@ use crate::base::clock::Unix;
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
 use crate::io::jwks::Issuer;
-use crate::io::upstream::{Answer, UpgradeRequest, upgrade};
+use crate::io::upstream::{self, Answer, UpgradeRequest};
 use crate::policy::bearer::{self, Offer, Rewrite};
 use crate::policy::carrier::Delivery;
 use crate::policy::claims::Facts;
@@ -238,15 +238,15 @@ pub async fn run(
     }
 }
 
-async fn ask(gate: &Gate, plan: &Plan, request: UpgradeRequest) -> Result<Answer, Reject> {
+async fn ask(gate: &Gate, plan: &Plan, mut request: UpgradeRequest) -> Result<Answer, Reject> {
     let upstream = &plan.upstream;
-    let stream = upstream.endpoint.dial(upstream.settings.connect_timeout).await;
+    let stream = upstream.endpoint.dial(upstream.settings.connect_timeout, request.finish()).await;
     let stream = stream.map_err(|error| {
         let message = format!("{:?}: {error}", upstream.endpoint);
         gate.recorder.log.say(Level::Debug, "upstream_unreachable", &message);
         Reason::UpstreamUnreachable
     })?;
-    let answer = upgrade(stream, request);
+    let answer = upstream::answer(stream, &request);
     match upstream.settings.handshake_timeout {
         None => answer.await,
         Some(timeout) => {

@@ -125,6 +125,17 @@ impl Wire<TcpStream> {
         reset(&self.stream);
     }
 
+    /// Whether the gate ends the connection within this time.
+    pub fn has_ended(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).unwrap();
+        let ended = match self.stream.read(&mut [0]) {
+            Ok(n) => n == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        };
+        self.stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        ended
+    }
+
     pub fn stays_silent(&mut self, time: Duration) {
         assert!(self.buffer.is_empty(), "not silent: {:?}", self.buffer);
         self.stream.set_read_timeout(Some(time)).unwrap();
