@@ -1,7 +1,8 @@
 //! An issuer's keys: fetched in the background, again when an unknown kid asks for it, within bounds.
 //! Whatever goes wrong, the keys that there are stay until they are too old.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::claims::IssuerPolicy;
 use crate::policy::jwt::{Algorithm, Jwt};
-use crate::state::keyring::{Key, Keyring, Lookup, parse_keys, verify};
+use crate::state::keyring::{Key, Keyring, Lookup, MAX_UNKNOWN, parse_keys, verify};
 use crate::telemetry::logging::Level;
 use crate::telemetry::record::Recorder;
 
@@ -33,20 +34,16 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 
 const NEVER: Duration = Duration::from_secs(10 * 366 * 86_400);
 
-/// The last fetch that has ended.
-#[derive(Clone, Copy, Debug)]
-struct Fetched {
-    began: Instant,
-    ok: bool,
-}
-
 /// One issuer: its policy, its keys, and the way to ask for newer ones.
 #[derive(Debug)]
 pub struct Issuer {
     pub policy: IssuerPolicy,
     keys: Keyring,
     ask: Notify,
-    fetched: watch::Sender<Option<Fetched>>,
+    /// Kids that somebody waits for: the next fetch that begins has them, or they are unknown.
+    asked: Mutex<HashSet<String>>,
+    /// Whether the last fetch was a success.
+    fetched: watch::Sender<bool>,
 }
 
 impl Issuer {
@@ -55,7 +52,8 @@ impl Issuer {
             policy,
             keys: Keyring::default(),
             ask: Notify::new(),
-            fetched: watch::Sender::new(None),
+            asked: Mutex::default(),
+            fetched: watch::Sender::new(false),
         })
     }
 
@@ -86,30 +84,33 @@ impl Issuer {
         self.keys.look(kid, self.policy.max_stale, Instant::now())
     }
 
-    /// Waits for a fetch that began after now and has the kid, or lacks it. All that wait share it.
+    /// Waits for a fetch that begins after now and has the kid, or lacks it. All that wait share it.
     async fn ask_for(&self, kid: &str) -> Result<Vec<Arc<Key>>, Reason> {
-        let asked = Instant::now();
         let mut fetched = self.fetched.subscribe();
+        self.asked().insert(kid.to_owned());
         self.ask.notify_one();
         let answer = async {
             loop {
                 fetched.changed().await.map_err(|_| Reason::KeysUnavailable)?;
-                let last = *fetched.borrow_and_update();
-                if let Lookup::Keys(keys) = self.look(kid) {
-                    return Ok(keys);
-                }
-                match last {
-                    Some(last) if !last.ok => return Err(Reason::KeysUnavailable),
-                    // Only a fetch that began later can prove that there is no such key.
-                    Some(last) if last.began >= asked => {
-                        self.keys.lacks(kid, Instant::now());
-                        return Err(Reason::TokenKeyUnknown);
-                    }
-                    _ => {}
+                let ok = *fetched.borrow_and_update();
+                match self.look(kid) {
+                    Lookup::Keys(keys) => return Ok(keys),
+                    Lookup::Unknown => return Err(Reason::TokenKeyUnknown),
+                    Lookup::Ask if ok => {}
+                    Lookup::Ask | Lookup::Unavailable => return Err(Reason::KeysUnavailable),
                 }
             }
         };
         tokio::time::timeout(ASK_TIMEOUT, answer).await.unwrap_or(Err(Reason::KeysUnavailable))
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashSet<String>> {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        // Beyond the bound nobody learns of its own kid, and all of them are unavailable for a while.
+        if asked.len() >= MAX_UNKNOWN {
+            asked.clear();
+        }
+        asked
     }
 
     /// Keeps the keys fresh for ever.
@@ -117,7 +118,7 @@ impl Issuer {
         let mut pause = RETRY.0;
         let mut may_ask = Instant::now();
         loop {
-            let began = Instant::now();
+            let asked = std::mem::take(&mut *self.asked());
             let result = match tokio::time::timeout(FETCH_TIMEOUT, fetch(&self.policy)).await {
                 Ok(result) => result,
                 Err(_) => Err(format!("no answer within {}", humantime::format_duration(FETCH_TIMEOUT))),
@@ -132,15 +133,18 @@ impl Issuer {
                         line.text("issuer", &self.policy.url).number("keys", keys.len() as u64).write();
                     }
                     self.keys.replace(keys, Instant::now());
+                    // Who asked had the token before this fetch began, so its key was there if ever.
+                    self.keys.lacks(asked, Instant::now());
                     pause = RETRY.0;
                 }
                 Err(error) => {
+                    self.asked().extend(asked);
                     if let Some(line) = recorder.log.line(Level::Warn, "jwks_failed") {
                         line.text("issuer", &self.policy.url).text("message", &error).write();
                     }
                 }
             }
-            self.fetched.send_replace(Some(Fetched { began, ok }));
+            self.fetched.send_replace(ok);
             let next = if ok {
                 Instant::now() + self.policy.refresh.unwrap_or(NEVER)
             } else {

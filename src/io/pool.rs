@@ -3,10 +3,13 @@
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Response, Uri};
+use futures_util::task::AtomicWaker;
+use http::{Extensions, Request, Response, Uri};
 use hyper::body::{Body, Incoming};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error};
@@ -47,7 +50,11 @@ where
 
     /// Sends a request whose URI is absolute; its authority only names the pool.
     pub async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, Error> {
-        self.client.request(request).await
+        let response = self.client.request(request).await?;
+        if let Some(handle) = response.extensions().get::<Handle>() {
+            handle.0.uses.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(response)
     }
 }
 
@@ -59,7 +66,10 @@ struct Connector {
 
 /// A connection as the client library wants it.
 #[derive(Debug)]
-struct Pooled(Stream);
+struct Pooled {
+    stream: Stream,
+    shared: Arc<Shared>,
+}
 
 impl Service<Uri> for Connector {
     type Response = TokioIo<Pooled>;
@@ -73,14 +83,46 @@ impl Service<Uri> for Connector {
     fn call(&mut self, _: Uri) -> Self::Future {
         let Self { endpoint, connect_timeout } = self.clone();
         Box::pin(async move {
-            endpoint.dial(connect_timeout, &[]).await.map(|stream| TokioIo::new(Pooled(stream)))
+            endpoint
+                .dial(connect_timeout, &[])
+                .await
+                .map(|stream| TokioIo::new(Pooled { stream, shared: Arc::default() }))
         })
     }
 }
 
 impl Connection for Pooled {
     fn connected(&self) -> Connected {
-        Connected::new()
+        Connected::new().extra(Handle(Arc::clone(&self.shared)))
+    }
+}
+
+/// What is known of one connection, by those who send over it and by itself.
+#[derive(Debug, Default)]
+struct Shared {
+    uses: AtomicU32,
+    given_up: AtomicBool,
+    reader: AtomicWaker,
+}
+
+#[derive(Clone, Debug)]
+struct Handle(Arc<Shared>);
+
+/// Whether the request failed on a connection that had served another one before: the backend may have
+/// ended it meanwhile, without having seen this request.
+pub fn was_reused(error: &Error) -> bool {
+    let mut extensions = Extensions::new();
+    if let Some(connected) = error.connect_info() {
+        connected.get_extras(&mut extensions);
+    }
+    extensions.get::<Handle>().is_some_and(|handle| handle.0.uses.load(Ordering::Relaxed) > 0)
+}
+
+/// Ends the connection that this answer came over: what it sends next cannot be trusted.
+pub fn give_up<T>(response: &Response<T>) {
+    if let Some(handle) = response.extensions().get::<Handle>() {
+        handle.0.given_up.store(true, Ordering::Release);
+        handle.0.reader.wake();
     }
 }
 
@@ -90,19 +132,26 @@ impl AsyncRead for Pooled {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
+        self.shared.reader.register(cx.waker());
+        if self.shared.given_up.load(Ordering::Acquire) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Pooled {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
+        if self.shared.given_up.load(Ordering::Acquire) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
+        }
+        Pin::new(&mut self.stream).poll_write(cx, buf)
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        Pin::new(&mut self.stream).poll_flush(cx)
     }
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

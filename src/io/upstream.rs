@@ -141,7 +141,7 @@ pub async fn answer(mut stream: Stream, asked: &UpgradeRequest) -> Result<Answer
     let head = loop {
         match parse_head(&buffer)? {
             // 100 and 103 come before the answer (RFC 9110 §15.2); 101 is one.
-            Some(head) if head.status < 200 && head.status != 101 => {
+            Some(head) if (100..200).contains(&head.status) && head.status != 101 => {
                 let _ = buffer.split_to(head.length);
                 continue;
             }
@@ -159,7 +159,7 @@ pub async fn answer(mut stream: Stream, asked: &UpgradeRequest) -> Result<Answer
             let early = buffer.get(head.length..).unwrap_or_default().to_vec();
             Ok(Answer::Switched { headers: head.headers, early, stream })
         }
-        200..=299 => Err(LOST.into()),
+        ..=299 => Err(LOST.into()),
         500..=599 => Err(Reject { reason: Reason::UpstreamError, upstream_status: Some(head.status) }),
         _ => replay(buffer.freeze(), stream).await.map(Answer::Refused),
     }

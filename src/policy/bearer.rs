@@ -65,7 +65,7 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 fn from_header(headers: &HeaderMap) -> Token<'_> {
     match headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes())) {
-        None => Ok(None),
+        None | Some(b"") => Ok(None),
         Some(token) => std::str::from_utf8(token).map(|t| Some(t.into())).map_err(|_| Reason::TokenMalformed),
     }
 }
@@ -201,7 +201,8 @@ impl<'h> Offer<'h> {
     /// What to answer when the backend selected `selected`: only what the client offered and the token
     /// is no part of. A client whose offer is not answered fails the handshake, so the marker is.
     pub fn answer(&self, selected: Option<&str>) -> Option<&'h str> {
-        let offered = selected.and_then(|selected| self.others().find(|value| *value == selected));
+        let plain = selected.filter(|selected| !looks_like_token(selected));
+        let offered = plain.and_then(|selected| self.others().find(|value| *value == selected));
         offered.or_else(|| self.marker())
     }
 
@@ -235,7 +236,7 @@ pub fn rewrite(head: &Parts, policy: &TokenPolicy, delivery: &Delivery, token: O
         return rewrite;
     }
     let headers = &head.headers;
-    let is_bearer = headers.get(AUTHORIZATION).is_some_and(|value| bearer(value.as_bytes()).is_some());
+    let is_bearer = headers.get_all(AUTHORIZATION).iter().any(|value| bearer(value.as_bytes()).is_some());
     if *delivery == Delivery::Header {
         let value = token.and_then(|token| HeaderValue::try_from(format!("Bearer {token}")).ok());
         if value.is_some() || headers.contains_key(AUTHORIZATION) {
@@ -269,7 +270,7 @@ fn rewritten_query(
         return None;
     }
     let mut kept: Vec<Cow<'_, str>> =
-        query.split('&').filter(|p| !p.is_empty() && !owned(p)).map(Cow::Borrowed).collect();
+        query.split('&').filter(|p| !query.is_empty() && !owned(p)).map(Cow::Borrowed).collect();
     kept.extend(append.map(|(name, token)| Cow::Owned(format!("{name}={token}"))));
     Some(kept.join("&"))
 }
@@ -300,12 +301,14 @@ fn rewritten_subprotocol(
         Delivery::Subprotocol(marker) => Some(marker.as_str()),
         Delivery::Strip | Delivery::Keep | Delivery::Header | Delivery::Query(_) => None,
     };
+    // Whatever looks like a token is one, also beside the pair that was found.
+    let searched = policy.takes_subprotocol() || target.is_some();
     let mut kept: Vec<&str> = Vec::new();
     let mut others = offer.others();
     while let Some(value) = others.next() {
         if target.is_some_and(|marker| marker.eq_ignore_ascii_case(value)) {
             others.next();
-        } else {
+        } else if !(searched && looks_like_token(value)) {
             kept.push(value);
         }
     }
@@ -335,6 +338,9 @@ impl TokenPolicy {
             let value = parameter.split_once('=').map_or("", |(_, value)| value);
             let secret =
                 self.query_names().any(|name| decoded.eq_ignore_ascii_case(name)) || looks_like_token(value);
+            if looks_like_token(written) {
+                return Cow::Borrowed("***");
+            }
             if secret { Cow::Owned(format!("{written}=***")) } else { Cow::Borrowed(parameter) }
         });
         target.push('?');
@@ -380,8 +386,8 @@ mod tests {
         find(&head, &policy(from)).map(|found| found.map(|f| (f.token.into_owned(), f.from_cookie)))
     }
 
-    fn explicit(token: &str) -> Result<Option<(String, bool)>, Reason> {
-        Ok(Some((token.to_owned(), false)))
+    fn explicit(token: &str) -> (String, bool) {
+        (token.to_owned(), false)
     }
 
     /// Query and carriers as the backend gets them.
@@ -439,7 +445,7 @@ mod tests {
             (&*format!("/?a=1&token={T}&b"), [("accept", "*/*".to_owned())]),
         ] {
             let [(name, value)] = &headers;
-            assert_eq!(found(&ALL, uri, &[(name, value)]), explicit(T), "{uri} {headers:?}");
+            assert_eq!(found(&ALL, uri, &[(name, value)]), Ok(Some(explicit(T))), "{uri} {headers:?}");
         }
         for cookie in [
             format!("__Host-sid={T}"),
@@ -454,7 +460,7 @@ mod tests {
     #[test]
     fn two_subprotocol_lines_are_one_list() {
         let lines = [("sec-websocket-protocol", "chat, Bearer"), ("sec-websocket-protocol", T)];
-        assert_eq!(found(&ALL, "/", &lines), explicit(T));
+        assert_eq!(found(&ALL, "/", &lines), Ok(Some(explicit(T))));
     }
 
     #[test]
@@ -505,9 +511,9 @@ mod tests {
     fn two_explicit_carriers_may_agree_but_not_differ() {
         let bearer = format!("Bearer {T}");
         let header = ("authorization", &*bearer);
-        assert_eq!(found(&ALL, &format!("/?token={T}"), &[header]), explicit(T));
+        assert_eq!(found(&ALL, &format!("/?token={T}"), &[header]), Ok(Some(explicit(T))));
         assert_eq!(found(&ALL, &format!("/?token={OTHER}"), &[header]), Err(Reason::TokenAmbiguous));
-        for (token, expected) in [(T, explicit(T)), (OTHER, Err(Reason::TokenAmbiguous))] {
+        for (token, expected) in [(T, Ok(Some(explicit(T)))), (OTHER, Err(Reason::TokenAmbiguous))] {
             for offer in [format!("Bearer, {token}"), kubernetes(token)] {
                 let headers = [header, ("sec-websocket-protocol", &*offer)];
                 assert_eq!(found(&ALL, "/", &headers), expected, "{offer}");
@@ -537,7 +543,7 @@ mod tests {
             assert_eq!(lines, ["?", &*format!("authorization: {value}")]);
         }
         let basic = [("authorization", "Basic YTpi")];
-        assert_eq!(found(&ALL, &format!("/?token={T}"), &basic), explicit(T));
+        assert_eq!(found(&ALL, &format!("/?token={T}"), &basic), Ok(Some(explicit(T))));
     }
 
     #[test]
@@ -546,7 +552,7 @@ mod tests {
         let bearer = format!("Bearer {T}");
         for from in [["header", "cookie:__Host-sid"], ["cookie:__Host-sid", "header"]] {
             let headers = [("authorization", &*bearer), ("cookie", &*cookie)];
-            assert_eq!(found(&from, "/", &headers), explicit(T));
+            assert_eq!(found(&from, "/", &headers), Ok(Some(explicit(T))));
         }
     }
 
@@ -583,16 +589,15 @@ mod tests {
             assert_eq!(found(&ALL, "/", &[("cookie", cookie)]), Ok(None), "{cookie}");
         }
         let beside = found(&ALL, &format!("/?token={T}"), &[("cookie", "__Host-sid=")]);
-        assert_eq!(beside, explicit(T));
+        assert_eq!(beside, Ok(Some(explicit(T))));
     }
 
     #[test]
-    #[ignore = "defect: an empty Bearer is found as the token \"\""]
     fn an_empty_bearer_header_is_no_token() {
         for value in ["Bearer", "Bearer ", "bearer\t "] {
             assert_eq!(found(&ALL, "/", &[("authorization", value)]), Ok(None), "{value:?}");
             let beside = found(&ALL, &format!("/?token={T}"), &[("authorization", value)]);
-            assert_eq!(beside, explicit(T), "{value:?}");
+            assert_eq!(beside, Ok(Some(explicit(T))), "{value:?}");
         }
     }
 
@@ -627,7 +632,7 @@ mod tests {
         assert_eq!(answer("chat, Bearer", None), None);
         // The marker's partner is a token, whatever it looks like.
         let pair = [("sec-websocket-protocol", "Bearer, bearer")];
-        assert_eq!(found(&ALL, "/", &pair), explicit("bearer"));
+        assert_eq!(found(&ALL, "/", &pair), Ok(Some(explicit("bearer"))));
     }
 
     #[test]
@@ -695,13 +700,11 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "defect: stripping drops empty parameters too (a&&b becomes a&b)"]
     fn empty_parameters_beside_the_token_stay() {
         assert_eq!(stripped(&format!("/?a=1&&b=2&token={T}"), &[]), ["?a=1&&b=2"]);
     }
 
     #[test]
-    #[ignore = "defect: only the first Authorization line decides (shadow mode)"]
     fn strip_takes_a_bearer_out_of_a_second_authorization_line() {
         // Refused by `find`; in shadow mode it comes this far.
         let bearer = format!("Bearer {T}");
@@ -710,7 +713,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "defect: the token as a further subprotocol value reaches the backend"]
     fn a_token_offered_once_more_beside_the_pair_is_stripped() {
         let offer = format!("Bearer, {T}, {T}");
         assert!(!stripped("/", &[("sec-websocket-protocol", &offer)]).iter().any(|line| line.contains(T)));
@@ -857,7 +859,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "defect: answer() repeats the token if it is also offered by itself and selected"]
     fn the_answer_never_repeats_the_token() {
         let k8s = kubernetes(T);
         for offered in [format!("Bearer, {T}, {T}"), format!("{T}, Bearer, {T}"), format!("{k8s}, {T}")] {
@@ -920,7 +921,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "defect: redacted() looks at values only, a JWT in place of a name is shown"]
     fn a_token_in_the_place_of_a_query_name_is_redacted() {
         for target in [format!("/ws?{T}"), format!("/ws?a=1&{T}=x")] {
             let shown = policy(&ALL).redacted(&target.parse().unwrap());

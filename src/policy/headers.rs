@@ -78,9 +78,9 @@ impl IdentityPolicy {
             let problem = |what: &str| {
                 let message = format!("{what}; accepted: a header name such as \"X-Auth-Subject\"");
                 if key == "headers" {
-                    section.problem_in(key, text, message)
+                    section.problem_in(key, text, message);
                 } else {
-                    section.problem(key, message)
+                    section.problem(key, message);
                 }
                 None
             };
@@ -223,13 +223,14 @@ pub fn outgoing(
 ) {
     let named: Vec<&str> = list(&head.headers, &header::CONNECTION).collect();
     let extensions = allowed_extensions(&head.headers, told.compression);
+    // Daphne before 4.2.2 splits a value at 0x85 into a new header (CVE-2026-44546).
+    let splits = |value: &[u8]| told.profile == Profile::Daphne && value.contains(&0x85);
     out(&header::HOST, told.upstream_host);
     for (name, value) in &head.headers {
         let text = name.as_str();
         let connection_only =
             is_hop_by_hop(text) || named.iter().any(|token| token.eq_ignore_ascii_case(text));
-        // Daphne before 4.2.2 splits a value at 0x85 into a new header (CVE-2026-44546).
-        let split = told.profile == Profile::Daphne && value.as_bytes().contains(&0x85);
+        let split = splits(value.as_bytes());
         let rewritten = match *name {
             header::AUTHORIZATION => rewrite.authorization.is_some(),
             header::COOKIE => rewrite.cookie.is_some(),
@@ -246,7 +247,9 @@ pub fn outgoing(
         (header::COOKIE, &rewrite.cookie),
         (header::SEC_WEBSOCKET_PROTOCOL, &rewrite.subprotocol),
     ] {
-        if let Some(Some(value)) = value {
+        if let Some(Some(value)) =
+            value.as_ref().map(|value| value.as_ref().filter(|v| !splits(v.as_bytes())))
+        {
             out(&name, value.as_bytes());
         }
     }
@@ -277,7 +280,9 @@ fn allowed_extensions(headers: &HeaderMap, compression: Compression) -> Option<S
     let is_deflate = |offer: &&str| {
         offer.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("permessage-deflate")
     };
-    let offers = list(headers, &header::SEC_WEBSOCKET_EXTENSIONS).filter(|offer| !is_deflate(offer));
+    // A line that is no text comes as NUL.
+    let offers = list(headers, &header::SEC_WEBSOCKET_EXTENSIONS)
+        .filter(|offer| !is_deflate(offer) && !offer.contains('\0'));
     Some(offers.collect::<Vec<_>>().join(", "))
 }
 
@@ -428,14 +433,15 @@ mod tests {
         ];
         let lines = all(&sent, &Rewrite::default(), &told(Profile::Generic, Compression::Pass));
         for (name, _) in sent {
-            let expected: Vec<&[u8]> = sent.iter().filter(|(n, _)| *n == name).map(|(_, v)| *v).collect();
+            let expected: Vec<&[u8]> =
+                sent.iter().filter(|(other, _)| *other == name).map(|(_, value)| *value).collect();
             assert_eq!(values(&lines, name), expected, "{name}");
         }
     }
 
     #[test]
     fn the_gate_says_where_the_request_came_from_once() {
-        let lies: Vec<(&str, &[u8])> = [
+        let spoofed: Vec<(&str, &[u8])> = [
             "host",
             "x-forwarded-for",
             "x-real-ip",
@@ -446,7 +452,7 @@ mod tests {
         ]
         .map(|name| (name, &b"lie"[..]))
         .into();
-        let lines = all(&lies, &Rewrite::default(), &told(Profile::Generic, Compression::Pass));
+        let lines = all(&spoofed, &Rewrite::default(), &told(Profile::Generic, Compression::Pass));
         for (name, value) in [
             ("host", "chat.example.com"),
             ("x-forwarded-for", "203.0.113.7"),
@@ -547,7 +553,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "defect: rewritten carriers skip the 0x85 shield of profile daphne"]
     fn a_rewritten_cookie_with_0x85_is_dropped_for_daphne_too() {
         let sent: [(&str, &[u8]); 1] = [("cookie", b"__Host-sid=t; a=x\x85X-Auth-Subject: mallory")];
         let policy = TokenPolicy { from: vec![Carrier::Cookie("__Host-sid".into())] };
@@ -609,7 +614,6 @@ mod tests {
     }
 
     #[test]
-    #[ignore = "defect: a value that is no text becomes a NUL byte"]
     fn extensions_that_are_no_text_put_no_control_byte_on_the_wire() {
         let sent: [(&str, &[u8]); 1] = [("sec-websocket-extensions", b"a\xff, permessage-deflate")];
         let lines = all(&sent, &Rewrite::default(), &told(Profile::Generic, Compression::Strip));

@@ -80,11 +80,20 @@ pub async fn run(
     mut stream: TcpStream,
     peer: IpAddr,
     slot: Permit,
-    closing: watch::Receiver<bool>,
+    mut closing: watch::Receiver<bool>,
 ) {
-    let (head, early) = match first::read(&mut stream, limits).await {
+    let accepted = Instant::now();
+    let late = *closing.borrow();
+    let first = tokio::select! {
+        first = first::read(&mut stream, limits) => first,
+        // Who came before the drain and has said nothing to the end by now is owed nothing.
+        () = async { drop(closing.wait_for(|closing| *closing).await) }, if !late => return,
+    };
+    let (head, early) = match first {
         First::Upgrade(head, early) => (head, early),
-        First::Other(read) => return Box::pin(http(worker, limits, stream, read, peer, slot, closing)).await,
+        First::Other(read) => {
+            return Box::pin(http(worker, limits, stream, read, accepted, peer, slot, closing)).await;
+        }
         First::TooSlow => return refused(&worker, peer, Reason::HeaderTimeout),
     };
     let started = Instant::now();
@@ -98,15 +107,19 @@ pub async fn run(
 }
 
 /// Plain HTTP, and upgrades that come later on a connection.
+#[expect(clippy::too_many_arguments, reason = "all that `run` has, handed on once")]
 async fn http(
     worker: Arc<Worker>,
     limits: HeadLimits,
     stream: TcpStream,
     read: Vec<u8>,
+    accepted: Instant,
     peer: IpAddr,
     slot: Permit,
     mut closing: watch::Receiver<bool>,
 ) {
+    // Once the drain has begun a connection gets its answer and ends.
+    let late = *closing.borrow();
     let wire = Arc::new(Wire::default());
     let slot = Arc::new(slot);
     let service = {
@@ -119,15 +132,16 @@ async fn http(
     let io = TokioIo::new(ClientIo::new(stream, read, Arc::clone(&wire)));
     let mut builder = http1::Builder::new();
     builder
-        .timer(HeadTimer::new(Arc::clone(&wire), limits))
+        .timer(HeadTimer::new(Arc::clone(&wire), limits, accepted))
         .header_read_timeout(limits.header_timeout.unwrap_or(FOREVER))
         .max_buf_size(limits.header_size)
         .max_header_size(limits.header_size)
-        .max_headers(MAX_HEADERS);
+        .max_headers(MAX_HEADERS)
+        .keep_alive(!late);
     let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { drop(closing.wait_for(|closing| *closing).await) } => {
+        () = async { drop(closing.wait_for(|closing| *closing).await) }, if !late => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

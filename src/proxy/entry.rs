@@ -260,7 +260,8 @@ async fn plain(
         return malformed(worker, peer, head, reason, started);
     }
     let mut who = who(worker, peer, head);
-    let response = match forwarded(worker, head, body, &mut who).await {
+    let mut would_refuse = None;
+    let response = match forwarded(worker, head, body, &mut who, &mut would_refuse).await {
         Ok(response) => response,
         Err(reason) => {
             let refusal = refuse::plain(reason.into());
@@ -270,7 +271,7 @@ async fn plain(
             refusal.response
         }
     };
-    record_request(&gate.recorder, head, &who, &response, started);
+    record_request(&gate.recorder, head, &who, &response, would_refuse, started);
     response
 }
 
@@ -279,6 +280,7 @@ async fn forwarded(
     head: &Parts,
     body: Incoming,
     who: &mut Who,
+    would_refuse: &mut Option<Reason>,
 ) -> Result<Response<Body>, Reason> {
     let gate = &worker.gate;
     if gate.lifecycle.refuses() {
@@ -289,11 +291,19 @@ async fn forwarded(
     let verdict = handshake::authenticate(gate, head, host, Kind::Plain, judged, who).await?;
     if let Some(reason) = verdict.judged.leniency.first {
         gate.recorder.would_refuse(reason);
+        *would_refuse = Some(reason);
     }
     forward::send(gate, &worker.pools, head, body, host, verdict, who).await
 }
 
-fn record_request(recorder: &Recorder, head: &Parts, who: &Who, response: &Response<Body>, started: Instant) {
+fn record_request(
+    recorder: &Recorder,
+    head: &Parts,
+    who: &Who,
+    response: &Response<Body>,
+    would_refuse: Option<Reason>,
+    started: Instant,
+) {
     let status = response.status();
     recorder.metrics.http_request(head.method.as_str(), status.as_u16(), started.elapsed());
     if !recorder.log.settings().requests {
@@ -303,6 +313,6 @@ fn record_request(recorder: &Recorder, head: &Parts, who: &Who, response: &Respo
         let target = who.plan.as_ref().map(|plan| plan.token.redacted(&head.uri));
         let line = line.text("method", head.method.as_str()).maybe("target", target.as_deref());
         let line = who.describe(line.number("status", status.as_u16().into()));
-        shadowed(line, None).millis("duration_ms", started.elapsed()).write();
+        shadowed(line, would_refuse).millis("duration_ms", started.elapsed()).write();
     }
 }

@@ -9,7 +9,8 @@ use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{HeaderMap, Request, StatusCode, Uri};
 use http_body_util::BodyExt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use hyper::body::Incoming;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -35,6 +36,7 @@ pub enum First {
 /// Reads until it is known what the connection begins with.
 pub async fn read(stream: &mut TcpStream, limits: HeadLimits) -> First {
     let mut read = Vec::with_capacity(2048);
+    let mut seen = 0;
     let first = timeout(limits.header_timeout.unwrap_or(FOREVER), async {
         loop {
             // An end, clean or not, is hyper's to judge.
@@ -45,6 +47,11 @@ pub async fn read(stream: &mut TcpStream, limits: HeadLimits) -> First {
             let so_far = read.get(..4).unwrap_or(&read);
             if !b"GET ".starts_with(so_far) || read.len() > limits.header_size {
                 return None;
+            }
+            // Parsed once, when it is whole: else a head that comes byte by byte costs its square.
+            if !has_end(&read, seen) {
+                seen = read.len();
+                continue;
             }
             match parse(&read) {
                 Parsed::Upgrade(head, length) => return Some((head, length)),
@@ -58,6 +65,12 @@ pub async fn read(stream: &mut TcpStream, limits: HeadLimits) -> First {
         Ok(None) => First::Other(read),
         Err(_) => First::TooSlow,
     }
+}
+
+/// Whether an empty line ends in what has come since `seen`.
+fn has_end(read: &[u8], seen: usize) -> bool {
+    let tail = read.get(seen.saturating_sub(3)..).unwrap_or_default();
+    tail.windows(2).any(|pair| pair == b"\n\n") || tail.windows(3).any(|three| three == b"\n\r\n")
 }
 
 enum Parsed {
@@ -95,10 +108,14 @@ fn head(request: &httparse::Request<'_, '_>) -> Option<Parts> {
     (kind(&head) == Ok(Kind::Upgrade)).then_some(head)
 }
 
-/// Waits until the client has left. One that has sent something already is not watched any more.
+/// Waits until the client has left.
 pub async fn gone(stream: &TcpStream) {
+    const LOOK: Duration = Duration::from_millis(100);
     if let Ok(1..) = stream.peek(&mut [0]).await {
-        std::future::pending::<()>().await;
+        // Bytes that wait for the 101 hide the end behind them: only the state of the socket tells.
+        while stream.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
@@ -118,12 +135,12 @@ pub async fn answer(
             Err(_) => next.lost(),
         },
         (None, Body::Stream(body)) => {
-            // The end of the connection is the end of the body.
-            if relay_body(&mut stream, &bytes, body).await.is_ok() {
+            let chunked = !parts.headers.contains_key(header::CONTENT_LENGTH);
+            if relay_body(&mut stream, &bytes, chunked, body).await.is_ok() {
                 close(&mut stream, &[], patience).await;
             }
         }
-        (None, Body::Empty | Body::Whole(_)) => close(&mut stream, &bytes, patience).await,
+        (None, Body::Empty | Body::Whole(_) | Body::Upload(..)) => close(&mut stream, &bytes, patience).await,
     }
 }
 
@@ -140,17 +157,34 @@ fn encode(status: StatusCode, headers: &HeaderMap, body: &Body) -> Vec<u8> {
         out.extend_from_slice(format!("{}: {}\r\n\r\n", header::CONTENT_LENGTH, bytes.len()).as_bytes());
         out.extend_from_slice(bytes);
     } else {
+        if matches!(body, Body::Stream(_)) && !headers.contains_key(header::CONTENT_LENGTH) {
+            out.extend_from_slice(b"transfer-encoding: chunked\r\n");
+        }
         out.extend_from_slice(b"\r\n");
     }
     out
 }
 
-async fn relay_body(stream: &mut TcpStream, head: &[u8], mut body: hyper::body::Incoming) -> io::Result<()> {
+/// A body without a length goes out in chunks: its end must not look like that of the connection.
+async fn relay_body(
+    stream: &mut TcpStream,
+    head: &[u8],
+    chunked: bool,
+    mut body: Incoming,
+) -> io::Result<()> {
     stream.write_all(head).await?;
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame.map_err(io::Error::other)?.into_data() {
-            stream.write_all(&data).await?;
+        let Ok(data) = frame.map_err(io::Error::other)?.into_data() else { continue };
+        if data.is_empty() {
+            continue;
+        }
+        if chunked {
+            stream.write_all(format!("{:x}\r\n", data.len()).as_bytes()).await?;
+        }
+        stream.write_all(&data).await?;
+        if chunked {
+            stream.write_all(b"\r\n").await?;
         }
     }
-    Ok(())
+    if chunked { stream.write_all(b"0\r\n\r\n").await } else { Ok(()) }
 }

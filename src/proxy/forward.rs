@@ -1,17 +1,19 @@
 //! Plain HTTP: the same gate, then streamed both ways over kept connections.
 
+use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version};
-use hyper::body::Incoming;
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
+use hyper::body::{Body as _, Incoming};
 
-use super::body::Body;
+use super::body::{Activity, Body};
 use super::handshake::{Verdict, headers_for_backend, target};
 use super::plan::{Gate, Upstream, Who};
 use crate::base::reject::Reason;
-use crate::io::pool::{Pool, is_connect};
+use crate::io::pool::{Pool, give_up, is_connect, was_reused};
 use crate::policy::headers::strip_hop_by_hop;
 use crate::telemetry::logging::Level;
 
@@ -37,52 +39,83 @@ pub async fn send(
 ) -> Result<Response<Body>, Reason> {
     let upstream = Arc::clone(&verdict.judged.plan.upstream);
     let target = target(head, &verdict.rewrite);
-    let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
-    headers_for_backend(gate, head, host, &verdict, who, |name, value| {
-        if let Ok(value) = HeaderValue::from_bytes(value) {
-            headers.append(name.clone(), value);
-        }
-    });
-    // Chunked it was, so a length beside it says nothing (RFC 9112 §6.3).
-    if head.headers.contains_key(header::TRANSFER_ENCODING) {
-        headers.remove(header::CONTENT_LENGTH);
-    }
-    let mut request = Request::new(Body::Stream(body));
-    *request.method_mut() = head.method.clone();
-    *request.version_mut() = Version::HTTP_11;
-    *request.uri_mut() = uri(&target).ok_or(Reason::RequestMalformed)?;
-    *request.headers_mut() = headers;
     let pool = pools.get(upstream.index).ok_or(Reason::Internal)?;
-    let sent = pool.send(request);
-    let response = match upstream.settings.response_timeout {
-        None => sent.await,
-        Some(timeout) => tokio::time::timeout(timeout, sent).await.map_err(|_| Reason::UpstreamTimeout)?,
+    // Only what changes nothing and can be said again is ever said twice (RFC 9110 §9.2.2).
+    let repeatable =
+        matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) && body.is_end_stream();
+    let activity = Activity::now();
+    let mut body = Some(Body::Upload(body, Arc::clone(&activity)));
+    let response = loop {
+        let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
+        headers_for_backend(gate, head, host, &verdict, who, |name, value| {
+            if let Ok(value) = HeaderValue::from_bytes(value) {
+                headers.append(name.clone(), value);
+            }
+        });
+        // Chunked it was, so a length beside it says nothing (RFC 9112 §6.3).
+        if head.headers.contains_key(header::TRANSFER_ENCODING) {
+            headers.remove(header::CONTENT_LENGTH);
+        }
+        let mut request = Request::new(body.take().unwrap_or(Body::Empty));
+        *request.method_mut() = head.method.clone();
+        *request.version_mut() = Version::HTTP_11;
+        *request.uri_mut() = uri(&target).ok_or(Reason::RequestMalformed)?;
+        *request.headers_mut() = headers;
+        match within(upstream.settings.response_timeout, &activity, pool.send(request)).await? {
+            Ok(response) => break response,
+            Err(error) if repeatable && was_reused(&error) => {}
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                let message = format!("{:?}: {error}: {cause}", upstream.endpoint);
+                gate.recorder.log.say(Level::Debug, "upstream_failed", &message);
+                let unreachable = is_connect(&error);
+                return Err(if unreachable {
+                    Reason::UpstreamUnreachable
+                } else {
+                    Reason::UpstreamMalformed
+                });
+            }
+        }
     };
-    let response = response.map_err(|error| {
-        let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-        let message = format!("{:?}: {error}: {cause}", upstream.endpoint);
-        gate.recorder.log.say(Level::Debug, "upstream_failed", &message);
-        if is_connect(&error) { Reason::UpstreamUnreachable } else { Reason::UpstreamMalformed }
-    })?;
-    let (mut parts, body) = response.into_parts();
-    if parts.status == StatusCode::SWITCHING_PROTOCOLS || !is_framed_once(&parts.headers) {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS || !is_framed_once(response.headers()) {
+        give_up(&response);
         return Err(Reason::UpstreamMalformed);
     }
+    let (mut parts, body) = response.into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
     Ok(Response::from_parts(parts, Body::Stream(body)))
 }
 
+/// Waits for the head of the answer; the time of a slow upload is not the backend's.
+async fn within<T>(
+    timeout: Option<Duration>,
+    activity: &Activity,
+    answer: impl Future<Output = T>,
+) -> Result<T, Reason> {
+    let Some(timeout) = timeout else { return Ok(answer.await) };
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        match tokio::time::timeout_at(activity.last() + timeout, answer.as_mut()).await {
+            Ok(answer) => return Ok(answer),
+            Err(_) if activity.last().elapsed() < timeout => {}
+            Err(_) => return Err(Reason::UpstreamTimeout),
+        }
+    }
+}
+
 /// Two lengths, or a transfer coding that is not `chunked` alone, can be read in two ways: the start of
 /// a response splitting.
 fn is_framed_once(headers: &HeaderMap) -> bool {
-    let lengths = headers.get_all(header::CONTENT_LENGTH).iter().count();
+    let mut lengths = headers.get_all(header::CONTENT_LENGTH).iter();
+    let length = lengths.next().map(HeaderValue::as_bytes);
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let coding = codings.next().map(HeaderValue::as_bytes);
-    lengths <= 1
+    lengths.next().is_none()
+        && length.is_none_or(|length| !length.is_empty() && length.iter().all(u8::is_ascii_digit))
         && codings.next().is_none()
         && coding.is_none_or(|coding| coding.eq_ignore_ascii_case(b"chunked"))
-        && (lengths == 0 || coding.is_none())
+        && (length.is_none() || coding.is_none())
 }
 
 /// The authority only names the pool; the `Host` header is already there.

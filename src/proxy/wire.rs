@@ -126,11 +126,13 @@ impl AsyncWrite for ClientIo {
 pub struct HeadTimer {
     wire: Arc<Wire>,
     limits: HeadLimits,
+    /// The first head is due from here on, whoever reads it.
+    accepted: Instant,
 }
 
 impl HeadTimer {
-    pub fn new(wire: Arc<Wire>, limits: HeadLimits) -> Self {
-        Self { wire, limits }
+    pub fn new(wire: Arc<Wire>, limits: HeadLimits, accepted: Instant) -> Self {
+        Self { wire, limits, accepted }
     }
 }
 
@@ -138,9 +140,13 @@ impl hyper::rt::Timer for HeadTimer {
     fn sleep(&self, _: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
         let first = self.wire.is_first();
         self.wire.await_head();
-        let patience = if first { self.limits.header_timeout } else { self.limits.keep_alive };
+        let (from, patience) = if first {
+            (self.accepted, self.limits.header_timeout)
+        } else {
+            (Instant::now(), self.limits.keep_alive)
+        };
         Box::pin(HeadSleep {
-            sleep: Box::pin(tokio::time::sleep(patience.unwrap_or(FOREVER))),
+            sleep: Box::pin(tokio::time::sleep_until(from + patience.unwrap_or(FOREVER))),
             in_head: first,
             timer: self.clone(),
         })

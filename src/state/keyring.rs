@@ -157,14 +157,17 @@ impl Keyring {
         *ring = Ring { keys: fresh, fetched: Some(now) };
     }
 
-    /// A fetch has just lacked this kid.
-    pub fn lacks(&self, kid: &str, now: Instant) {
+    /// A fetch has just lacked those of these kids that are not there.
+    pub fn lacks(&self, kids: impl IntoIterator<Item = String>, now: Instant) {
+        let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);
         let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
-        if unknown.len() >= MAX_UNKNOWN {
-            unknown.retain(|_, since| now.duration_since(*since) < UNKNOWN_FOR);
-        }
-        if unknown.len() < MAX_UNKNOWN {
-            unknown.insert(kid.to_owned(), now);
+        for kid in kids.into_iter().filter(|kid| !ring.keys.contains_key(kid)) {
+            if unknown.len() >= MAX_UNKNOWN {
+                unknown.retain(|_, since| now.duration_since(*since) < UNKNOWN_FOR);
+            }
+            if unknown.len() < MAX_UNKNOWN {
+                unknown.insert(kid, now);
+            }
         }
     }
 
@@ -340,7 +343,7 @@ mod tests {
         assert!(matches!(ring.look("k", day, Instant::now()), Lookup::Unavailable));
         ring.replace(parse_keys(&set(&[ec().1])).unwrap(), Instant::now());
         assert!(matches!(ring.look("x", day, Instant::now()), Lookup::Ask));
-        ring.lacks("x", Instant::now());
+        ring.lacks(["x".to_owned()], Instant::now());
         assert!(matches!(ring.look("x", day, Instant::now()), Lookup::Unknown));
         tokio::time::advance(UNKNOWN_FOR).await;
         assert!(matches!(ring.look("x", day, Instant::now()), Lookup::Ask));
@@ -354,7 +357,7 @@ mod tests {
         let ring = Keyring::default();
         ring.replace(parse_keys(&set(&[ec().1])).unwrap(), Instant::now());
         for i in 0..MAX_UNKNOWN + 10 {
-            ring.lacks(&format!("x{i}"), Instant::now());
+            ring.lacks([format!("x{i}")], Instant::now());
         }
         assert_eq!(ring.unknown.lock().unwrap().len(), MAX_UNKNOWN);
         assert!(matches!(ring.look(&format!("x{}", MAX_UNKNOWN + 1), None, Instant::now()), Lookup::Ask));

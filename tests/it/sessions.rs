@@ -12,6 +12,7 @@ mod frames;
 mod keys;
 mod limits;
 mod losing;
+mod metrics;
 mod plain;
 mod plain_auth;
 mod plain_bad;

@@ -1,5 +1,7 @@
 //! Backends that answer anything but what they were asked.
 
+use std::time::Duration;
+
 use super::super::harness::{Handshake, Script, masked};
 use super::Scene;
 
@@ -49,7 +51,6 @@ fn an_answer_that_is_no_right_101_opens_no_tunnel() {
 }
 
 #[test]
-#[ignore = "defect: io/upstream.rs takes a status below 100 for a provisional answer and waits for another"]
 fn a_status_below_100_is_no_answer() {
     let scene = Scene::with(|config| config.set("upstream.handshake_timeout", "'500ms'"));
     for status in ["000", "010", "099"] {
@@ -110,6 +111,18 @@ fn a_client_that_leaves_takes_its_handshake_along() {
     scene.backend.until(0, "the gate to leave", |heard| heard.ended);
     assert_eq!(scene.gate.logged("handshake_refused")["reason"], "client_lost");
     assert_eq!(scene.gate.sessions(), 0);
+}
+
+#[test]
+fn a_client_that_leaves_after_early_bytes_takes_its_handshake_along() {
+    let scene = Scene::with(|config| config.set("upstream.handshake_timeout", "'4s'"));
+    scene.backend.script(Script::Silence);
+    let mut client = scene.gate.send(&scene.good("/").bytes());
+    scene.backend.request(0);
+    client.send(&masked(0x81, b"early"));
+    drop(client);
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(scene.backend.request(0).ended, "the backend still works for nobody");
 }
 
 #[test]

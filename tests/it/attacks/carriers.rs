@@ -185,7 +185,6 @@ fn subprotocols_are_negotiated_without_the_token_on_either_side() {
 }
 
 #[test]
-#[ignore = "defect: policy/bearer.rs Offer::answer repeats a token that was offered beside another carrier"]
 fn a_token_among_the_subprotocols_is_not_repeated_even_if_the_backend_selects_it() {
     let scene = Scene::new();
     let token = scene.issuer.good_token();

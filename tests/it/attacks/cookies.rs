@@ -93,7 +93,6 @@ fn another_site_changes_nothing_by_a_cookie_alone() {
 }
 
 #[test]
-#[ignore = "defect: policy/headers.rs outgoing inserts rewritten headers without the look for 0x85"]
 fn a_cookie_that_is_rewritten_is_shielded_like_any_header() {
     let scene = Scene::with(|config| {
         config.set("token.from", "['cookie:__Host-t']").set("upstream.profile", "'daphne'")

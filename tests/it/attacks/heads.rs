@@ -72,7 +72,6 @@ fn slow_and_silent_connections_are_closed_without_a_word() {
 }
 
 #[test]
-#[ignore = "defect: proxy/first.rs hands what is no upgrade to hyper, whose header_timeout begins anew"]
 fn a_head_that_turns_out_to_be_no_upgrade_gets_no_second_term() {
     let scene = Scene::with(|config| config.set("listen.header_timeout", "'600ms'"));
     let mut client = scene.gate.send(b"G");
@@ -83,7 +82,6 @@ fn a_head_that_turns_out_to_be_no_upgrade_gets_no_second_term() {
 }
 
 #[test]
-#[ignore = "defect: proxy/connection.rs run does not watch `closing` while first::read waits"]
 fn a_connection_that_says_nothing_does_not_hold_up_the_drain() {
     let scene = Scene::with(|config| config.set("drain.deadline", "'4s'"));
     let mut silent = scene.gate.client();

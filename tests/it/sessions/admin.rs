@@ -50,7 +50,7 @@ impl Drop for Running {
 /// A request with these lines instead of `Host: localhost`; head and body of its answer.
 fn ask(address: SocketAddr, line: &str, lines: &[&str]) -> (Answer, String) {
     let mut client = Client::connect(address, Arc::default());
-    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines: String = lines.iter().flat_map(|line| [line, "\r\n"]).collect();
     client.send(format!("{line} HTTP/1.1\r\n{lines}Connection: close\r\n\r\n").as_bytes());
     let answer = client.head();
     let body = client.body(&answer);

@@ -56,20 +56,6 @@ fn during_the_delay_it_is_not_ready_but_serves_and_then_it_closes() {
     assert_eq!(ended.head().status, 200);
     assert!(began.elapsed() < Duration::from_secs(2), "with the last session, not at the deadline");
     assert_eq!(gate.metric("websocket_closes_total{reason=\"draining\"}"), 2);
-    // Until the exit everybody is told.
-    upstream.assert_quiet();
-    for handshake in [good(&issuer), good(&issuer).page()] {
-        let (mut client, answer) = gate.upgrade(&handshake);
-        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")), "{}", answer.text);
-        assert!(answer.header("retry-after").is_some());
-        assert_eq!(client.json(&answer)["reason"], "draining");
-        assert_eq!(client.rest(), b"");
-    }
-    let mut client = gate.send(REQUEST.as_bytes());
-    let answer = client.head();
-    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")), "{}", answer.text);
-    assert_eq!(client.json(&answer)["reason"], "draining");
-    assert_eq!(gate.refused("draining"), 3);
     upstream.assert_quiet();
 }
 
@@ -136,11 +122,34 @@ fn many_sessions_are_all_told() {
         client.finish();
         wire.finish();
     }
-    assert_eq!(gate.sessions(), 0);
     assert_eq!(drained(&gate).head().status, 200);
+    assert_eq!(gate.sessions(), 0);
     eventually("the counter", || {
         (gate.metric("websocket_closes_total{reason=\"draining\"}") == 100).then_some(())
     });
+}
+
+#[test]
+fn from_the_end_of_the_delay_to_the_exit_everybody_is_told() {
+    let (issuer, upstream) = (Issuer::start(), Upstream::start());
+    let gate = Gate::start(&config(&upstream, &issuer, "0s", "3s"));
+    gate.control.drain();
+    assert_eq!(drained(&gate).head().status, 200);
+    let requests = [REQUEST.as_bytes().to_vec(), good(&issuer).bytes(), good(&issuer).page().bytes()];
+    for n in 0..30 {
+        let mut client = gate.client();
+        if n % 2 == 0 {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        client.try_send(&requests[n % requests.len()]);
+        let answer = client.head();
+        assert_eq!((answer.status, answer.header("connection")), (503, Some("close")), "{}", answer.text);
+        assert!(answer.header("retry-after").is_some());
+        assert_eq!(client.json(&answer)["reason"], "draining");
+        assert_eq!(client.rest(), b"");
+    }
+    assert_eq!(gate.refused("draining"), 30);
+    upstream.assert_quiet();
 }
 
 #[test]

@@ -51,24 +51,25 @@ fn a_session_is_closed_with_4001_when_its_token_expires_whatever_is_going_on() {
 
 #[test]
 fn the_longer_of_leeway_and_grace_is_waited_for() {
-    for (lines, keys) in [
-        ("leeway = '1s'\n", vec![]),
-        ("leeway = '0s'\n", vec![("session.expiry_grace", "'1s'")]),
-        ("leeway = '1s'\n", vec![("session.expiry_grace", "'500ms'")]),
-        ("leeway = '700ms'\n", vec![("session.expiry_grace", "'1s'")]),
-    ] {
+    let lives_a_second = |lines: &str, keys: &[(&str, &str)]| {
         let (issuer, upstream) = (Issuer::start(), Upstream::start());
-        let gate = gate(&upstream, &issuer, lines, &keys);
-        let token = expires_in(0.2);
+        let gate = gate(&upstream, &issuer, lines, keys);
+        let token = issuer.token(&expires_in(0.2));
         let began = Instant::now();
-        let (mut client, _wire) = upstream.pair(&gate, &Handshake::to("/ws/").bearer(&issuer.token(&token)));
+        let (mut client, _wire) = upstream.pair(&gate, &Handshake::to("/ws/").bearer(&token));
         assert_eq!(client.close(), (4001, "token_expired".into()));
         let lived = began.elapsed();
         assert!(
             Duration::from_millis(1100) < lived && lived < Duration::from_millis(1650),
             "{lived:?} {lines}"
         );
-    }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| lives_a_second("leeway = '1s'\n", &[]));
+        scope.spawn(|| lives_a_second("leeway = '0s'\n", &[("session.expiry_grace", "'1s'")]));
+        scope.spawn(|| lives_a_second("leeway = '1s'\n", &[("session.expiry_grace", "'500ms'")]));
+        scope.spawn(|| lives_a_second("leeway = '700ms'\n", &[("session.expiry_grace", "'1s'")]));
+    });
 }
 
 #[test]

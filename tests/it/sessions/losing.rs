@@ -105,9 +105,9 @@ fn a_backend_that_ends_inside_a_frame_costs_its_client_the_close() {
         wire.send(&frame[..500]);
         assert_eq!(client.exactly(500), frame[..500]);
         if by_reset {
-            wire.reset()
+            wire.reset();
         } else {
-            wire.finish()
+            wire.finish();
         }
         assert_eq!(client.rest(), b"", "a Close here would be read as payload");
     }

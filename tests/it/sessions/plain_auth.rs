@@ -7,7 +7,7 @@ use super::plain::{all, ask, passing};
 use super::wire::Upstream;
 
 fn get(path: &str, lines: &[String]) -> String {
-    let lines: String = lines.iter().map(|line| format!("{line}\r\n")).collect();
+    let lines: String = lines.iter().flat_map(|line| [line, "\r\n"]).collect();
     format!("GET {path} HTTP/1.1\r\nHost: a\r\n{lines}\r\n")
 }
 

@@ -121,9 +121,9 @@ fn ended_in_between(method: &str, by_reset: bool) -> (Client, Upstream, Gate, Is
     client.send(format!("{method} /second HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").as_bytes());
     assert!(wire.head().starts_with(&format!("{method} /second ")));
     if by_reset {
-        wire.reset()
+        wire.reset();
     } else {
-        drop(wire)
+        drop(wire);
     }
     (client, upstream, gate, issuer)
 }

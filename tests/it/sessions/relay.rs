@@ -177,3 +177,17 @@ fn megabytes_before_the_101_meet_back_pressure_and_none_is_lost() {
         assert!(read_exactly(&wire.stream, early.len()) == *early);
     });
 }
+
+#[test]
+fn several_workers_share_an_address() {
+    let (issuer, upstream) = (Issuer::start(), Upstream::start());
+    let gate = Gate::start(&upstream.config(&issuer).set("runtime.workers", "3"));
+    let mut pairs: Vec<_> = (0..24).map(|_| upstream.pair(&gate, &good(&issuer))).collect();
+    for (client, wire) in &mut pairs {
+        let frame = masked(0x81, b"hello");
+        client.send(&frame);
+        assert_eq!(wire.exactly(frame.len()), frame);
+    }
+    assert_eq!(gate.sessions(), pairs.len());
+    assert_eq!(gate.metric("websocket_active_connections"), pairs.len() as u64);
+}

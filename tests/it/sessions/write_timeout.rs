@@ -75,7 +75,7 @@ fn who_reads_again_within_the_close_timeout_gets_whole_frames_and_the_close() {
         let frames = &seen[..seen.len() - close.len()];
         assert_eq!(frames.len() % frame.len(), 0, "not at a boundary");
         assert!(frames.chunks(frame.len()).all(|piece| piece == frame));
-        drop(wire);
+        client.stream().shutdown(std::net::Shutdown::Write).unwrap();
     });
 }
 
