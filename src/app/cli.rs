@@ -25,10 +25,10 @@ const BAD_CONFIG: u8 = 78;
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Instead of [log] format
+    /// Instead of `format` of the section log
     #[arg(long, global = true, value_enum)]
     log_format: Option<FormatArg>,
-    /// Instead of [log] level
+    /// Instead of `level` of the section log
     #[arg(long, global = true, value_enum)]
     log_level: Option<LevelArg>,
 }

@@ -129,7 +129,7 @@ struct Inherited {
     identity: Arc<IdentityPolicy>,
     origin: Arc<OriginPolicy>,
     frames: Arc<FrameLimits>,
-    /// Which keys of [limits] the profile's defaults must not touch.
+    /// Which keys of `[limits]` the profile's defaults must not touch.
     given: GivenLimits,
     session: Arc<SessionSettings>,
     refuse: Arc<RefuseSettings>,
