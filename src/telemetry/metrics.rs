@@ -203,6 +203,7 @@ impl Metrics {
 
     /// An issuer's series exist before its first fetch.
     pub fn know_issuer(&self, issuer: &str) {
+        let _ = self.jwks_last_success.get_or_create(&[("issuer", issuer.into())]);
         for result in ["ok", "error"] {
             let _ = self.jwks_refresh.get_or_create(&[("issuer", issuer.into()), ("result", result.into())]);
         }
