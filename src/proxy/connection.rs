@@ -85,6 +85,7 @@ pub async fn run(
     let accepted = Instant::now();
     let late = *closing.borrow();
     let first = tokio::select! {
+        biased;
         first = first::read(&mut stream, limits) => first,
         // Who came before the drain and has said nothing to the end by now is owed nothing.
         () = async { drop(closing.wait_for(|closing| *closing).await) }, if !late => return,
@@ -102,8 +103,8 @@ pub async fn run(
         answer = entry::upgrade(&worker, peer, &head, started) => answer,
         () = first::gone(&stream) => return,
     };
-    let patience = worker.gate.snapshot.unmatched.session.close_timeout;
-    first::answer(stream, early, answer, Arc::new(slot), patience).await;
+    let settings = Arc::clone(&worker.gate.snapshot.unmatched.session);
+    first::answer(stream, early, answer, Arc::new(slot), &settings).await;
 }
 
 /// Plain HTTP, and upgrades that come later on a connection.

@@ -12,12 +12,14 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
+use tokio::net::tcp::WriteHalf;
 use tokio::time::timeout;
 
 use super::body::Body;
 use super::closing::FOREVER;
 use super::entry::Answer;
 use super::refuse::close;
+use super::session::SessionSettings;
 use super::wire::{HeadLimits, MAX_HEADERS};
 use crate::policy::request::{Kind, kind};
 use crate::state::permits::Slot;
@@ -125,9 +127,10 @@ pub async fn answer(
     early: Vec<u8>,
     answer: Answer,
     slot: Slot,
-    patience: Option<Duration>,
+    settings: &SessionSettings,
 ) {
     let (parts, body) = answer.response.into_parts();
+    let body = if has_body(parts.status) { body } else { Body::Empty };
     let bytes = encode(parts.status, &parts.headers, &body);
     match (answer.next, body) {
         (Some(next), _) => match stream.write_all(&bytes).await {
@@ -136,12 +139,24 @@ pub async fn answer(
         },
         (None, Body::Stream(body)) => {
             let chunked = !parts.headers.contains_key(header::CONTENT_LENGTH);
-            if relay_body(&mut stream, &bytes, chunked, body).await.is_ok() {
-                close(&mut stream, &[], patience).await;
+            let (read, mut write) = stream.split();
+            let complete = tokio::select! {
+                relayed = relay_body(&mut write, &bytes, chunked, body, settings.write_timeout) => relayed.is_ok(),
+                () = gone(read.as_ref()) => false,
+            };
+            if complete {
+                close(&mut stream, &[], settings.close_timeout).await;
             }
         }
-        (None, Body::Empty | Body::Whole(_) | Body::Upload(..)) => close(&mut stream, &bytes, patience).await,
+        (None, Body::Empty | Body::Whole(_) | Body::Upload(..)) => {
+            close(&mut stream, &bytes, settings.close_timeout).await;
+        }
     }
+}
+
+/// RFC 9112 §6.3
+fn has_body(status: StatusCode) -> bool {
+    !matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED) && !status.is_informational()
 }
 
 fn encode(status: StatusCode, headers: &HeaderMap, body: &Body) -> Vec<u8> {
@@ -167,24 +182,24 @@ fn encode(status: StatusCode, headers: &HeaderMap, body: &Body) -> Vec<u8> {
 
 /// A body without a length goes out in chunks: its end must not look like that of the connection.
 async fn relay_body(
-    stream: &mut TcpStream,
+    client: &mut WriteHalf<'_>,
     head: &[u8],
     chunked: bool,
     mut body: Incoming,
+    write_timeout: Option<Duration>,
 ) -> io::Result<()> {
-    stream.write_all(head).await?;
+    let mut write = async |parts: &[&[u8]]| {
+        let bytes = parts.concat();
+        timeout(write_timeout.unwrap_or(FOREVER), client.write_all(&bytes)).await?
+    };
+    write(&[head]).await?;
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(io::Error::other)?.into_data() else { continue };
-        if data.is_empty() {
-            continue;
-        }
-        if chunked {
-            stream.write_all(format!("{:x}\r\n", data.len()).as_bytes()).await?;
-        }
-        stream.write_all(&data).await?;
-        if chunked {
-            stream.write_all(b"\r\n").await?;
+        if chunked && !data.is_empty() {
+            write(&[format!("{:x}\r\n", data.len()).as_bytes(), &data, b"\r\n"]).await?;
+        } else {
+            write(&[&data]).await?;
         }
     }
-    if chunked { stream.write_all(b"0\r\n\r\n").await } else { Ok(()) }
+    if chunked { write(&[b"0\r\n\r\n"]).await } else { Ok(()) }
 }

@@ -40,8 +40,9 @@ pub async fn send(
     let upstream = Arc::clone(&verdict.judged.plan.upstream);
     let target = target(head, &verdict.rewrite);
     let pool = pools.get(upstream.index).ok_or(Reason::Internal)?;
-    // Only what changes nothing and can be said again is ever said twice (RFC 9110 §9.2.2).
-    let repeatable =
+    // Only what changes nothing and can be said again is ever said twice, and never more often
+    // (RFC 9110 §9.2.2).
+    let mut repeatable =
         matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) && body.is_end_stream();
     let activity = Activity::now();
     let mut body = Some(Body::Upload(body, Arc::clone(&activity)));
@@ -63,7 +64,7 @@ pub async fn send(
         *request.headers_mut() = headers;
         match within(upstream.settings.response_timeout, &activity, pool.send(request)).await? {
             Ok(response) => break response,
-            Err(error) if repeatable && was_reused(&error) => {}
+            Err(error) if repeatable && was_reused(&error) => repeatable = false,
             Err(error) => {
                 let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
                 let message = format!("{:?}: {error}: {cause}", upstream.endpoint);

@@ -172,7 +172,7 @@ impl<W: Describe> Session<W> {
             }
         }
         for half in [&mut relay.received, &mut relay.sent] {
-            if let Some(reason) = half.would_close.take() {
+            for reason in half.would_close.drain(..) {
                 self.record.would_close(reason);
             }
         }

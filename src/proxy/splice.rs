@@ -97,7 +97,7 @@ pub struct Half {
     rates: Option<Box<Rates>>,
     lenient: Option<Lenient>,
     /// What shadow mode has to report.
-    pub would_close: Option<Reason>,
+    pub would_close: Vec<Reason>,
 }
 
 /// Windows of a client that sends anything that is limited by them.
@@ -132,7 +132,7 @@ impl Half {
             bytes: 0,
             rates: None,
             lenient: None,
-            would_close: None,
+            would_close: Vec::new(),
         }
     }
 
@@ -209,7 +209,7 @@ impl Half {
             approved += scan.approved;
             match scan.stop {
                 Some(Stop::TooBig | Stop::TooMany | Stop::Malformed) if watch.shadow => {
-                    self.would_close = scan.stop.and_then(|stop| stop_reason(stop, self.sender));
+                    self.would_close.extend(scan.stop.and_then(|stop| stop_reason(stop, self.sender)));
                     let malformed = scan.stop == Some(Stop::Malformed);
                     self.lenient = Some(if malformed { Lenient::Blind } else { Lenient::Unlimited });
                 }

@@ -10,6 +10,7 @@ mod drain;
 mod expiry;
 mod frames;
 mod keys;
+mod later_upgrades;
 mod limits;
 mod losing;
 mod metrics;

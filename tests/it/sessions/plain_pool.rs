@@ -1,5 +1,6 @@
 //! Connections of plain requests: kept on both sides, and never a request twice.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::super::harness::{Client, Gate, Issuer};
@@ -161,6 +162,52 @@ fn a_get_that_a_fresh_connection_did_not_answer_is_not_repeated_for_ever() {
     let answer = client.head();
     assert_eq!(answer.status, 502);
     upstream.assert_quiet();
+}
+
+#[test]
+fn a_get_that_ends_every_connection_is_not_sent_over_all_of_them() {
+    let (issuer, upstream) = (Issuer::start(), Upstream::start());
+    let gate = Gate::start(&passing(&upstream, &issuer));
+    // Six idle connections.
+    let mut pairs: Vec<_> = (0..6)
+        .map(|n| {
+            let mut client = gate.client();
+            let (wire, _) = ask(&mut client, &upstream, &format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            (client, wire)
+        })
+        .collect();
+    for (client, wire) in &mut pairs {
+        wire.send(OK);
+        answer(client);
+    }
+    let asked = AtomicUsize::new(0);
+    let mut client = gate.client();
+    std::thread::scope(|scope| {
+        let asked = &asked;
+        for (_, mut wire) in pairs {
+            scope.spawn(move || {
+                if wire.stays_open_until_a_request() {
+                    asked.fetch_add(1, Ordering::SeqCst);
+                }
+            });
+        }
+        client.send(b"GET /deadly HTTP/1.1\r\nHost: a\r\n\r\n");
+        if let Some(wire) = soon(&upstream) {
+            asked.fetch_add(1, Ordering::SeqCst);
+            drop(wire);
+        }
+        assert_eq!(client.head().status, 502);
+    });
+    let asked = asked.load(Ordering::SeqCst);
+    assert!(asked <= 2, "RFC 9110 section 9.2.2: no retry of a retry, but it was sent {asked} times");
+}
+
+/// A connection that comes within a moment.
+fn soon(upstream: &Upstream) -> Option<Wire> {
+    (0..20).find_map(|_| {
+        std::thread::sleep(Duration::from_millis(10));
+        upstream.try_accept()
+    })
 }
 
 #[test]

@@ -136,6 +136,12 @@ impl Wire<TcpStream> {
         ended
     }
 
+    /// Waits a moment for a request, and ends the connection whether one came or not.
+    pub fn stays_open_until_a_request(&mut self) -> bool {
+        self.stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        matches!(self.stream.read(&mut [0; 4096]), Ok(1..))
+    }
+
     pub fn stays_silent(&mut self, time: Duration) {
         assert!(self.buffer.is_empty(), "not silent: {:?}", self.buffer);
         self.stream.set_read_timeout(Some(time)).unwrap();
