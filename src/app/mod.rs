@@ -163,7 +163,11 @@ fn work(
     limits: HeadLimits,
     listeners: Vec<std::net::TcpListener>,
 ) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        // Rounds this long let all that are ready judge, then all dial.
+        .event_interval(512)
+        .enable_all()
+        .build()?;
     runtime.block_on(async {
         let mut prefix = [0; 8];
         let _ = aws_lc_rs::rand::fill(&mut prefix);

@@ -19,6 +19,8 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
         socket.set_reuse_port(true)?;
     }
     socket.set_nonblocking(true)?;
+    // Frames are small and wait for nobody; what is accepted inherits it.
+    socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     Ok(socket)
 }
@@ -48,11 +50,7 @@ pub fn listen(address: SocketAddr, workers: usize) -> io::Result<Vec<std::net::T
 pub async fn accept(listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Frames are small and wait for nobody.
-                let _ = stream.set_nodelay(true);
-                return Some((stream, peer));
-            }
+            Ok(accepted) => return Some(accepted),
             Err(error) if is_of_one_connection(&error) => {}
             Err(_) => return None,
         }

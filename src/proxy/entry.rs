@@ -188,6 +188,8 @@ pub async fn upgrade(worker: &Worker, peer: IpAddr, head: &Parts, started: Insta
         }
         _ => Err(Reason::Draining.into()),
     };
+    // As before the dial: answers go out in a burst.
+    tokio::task::yield_now().await;
     match (outcome, pending.who.take()) {
         (Ok(Outcome::Agreed(agreed)), Some(who)) => open(gate, *agreed, who, head, started),
         (Ok(Outcome::Answered(response)), Some(who)) => {

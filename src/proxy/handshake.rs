@@ -219,6 +219,9 @@ pub async fn run(
     let target = target(head, &verdict.rewrite);
     let mut request = UpgradeRequest::new(&target);
     headers_for_backend(gate, head, host, &verdict, who, |name, value| request.header(name, value));
+    // All that are ready are judged first and then dial one after the other: the backend wakes once for
+    // many, where every single wake-up costs more than a verdict.
+    tokio::task::yield_now().await;
     let answer = tokio::select! {
         answer = ask(gate, &plan, request) => answer?,
         reason = std::future::poll_fn(|cx| registration.switch.poll_ended(cx)) => return Err(reason.into()),
