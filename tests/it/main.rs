@@ -8,5 +8,6 @@
 )]
 
 mod attacks;
+mod commands;
 mod harness;
 mod sessions;
