@@ -135,8 +135,8 @@ impl Value for Count {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
 
-/// Longer spans overflow timers; nobody means them.
-const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
+/// Longer spans overflow timers; nobody means them. Also what stands for a timeout that is off.
+pub const LONGEST: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 fn duration(raw: &Raw) -> Option<Duration> {
     raw.text().and_then(|text| humantime::parse_duration(text).ok()).filter(|d| *d <= LONGEST)

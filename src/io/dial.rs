@@ -77,19 +77,15 @@ impl Endpoint {
             Self::Tcp { host, port } => match host.parse::<IpAddr>() {
                 // An address needs no resolver, and so no thread.
                 Ok(ip) => return Ok(Stream::Tcp(connect_and_send((ip, *port).into(), first).await?)),
-                Err(_) => Stream::Tcp(TcpStream::connect((host.as_str(), *port)).await?),
+                Err(_) => Stream::Tcp(resolve_and_connect(host, *port).await?),
             },
             Self::Tls { host, port, name, config } => {
-                let stream = TcpStream::connect((host.as_str(), *port)).await?;
-                stream.set_nodelay(true)?;
+                let stream = resolve_and_connect(host, *port).await?;
                 let connector = TlsConnector::from(Arc::clone(config));
                 Stream::Tls(Box::new(connector.connect(name.clone(), stream).await?))
             }
             Self::Unix(path) => Stream::Unix(UnixStream::connect(path).await?),
         };
-        if let Stream::Tcp(stream) = &stream {
-            stream.set_nodelay(true)?;
-        }
         stream.write_all(first).await?;
         stream.flush().await?;
         Ok(stream)
@@ -108,13 +104,18 @@ impl Endpoint {
             };
             let Err(error) = attempt else { return attempt };
             let again = matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound);
-            let Some(deadline) = deadline.filter(|at| again && Instant::now() + PAUSE < *at) else {
+            if !again || deadline.is_none_or(|deadline| Instant::now() + PAUSE >= deadline) {
                 return Err(error);
-            };
-            let pause_until = (Instant::now() + PAUSE).min(deadline);
-            tokio::time::sleep_until(pause_until).await;
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+async fn resolve_and_connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
 }
 
 /// On loopback a connect is complete when it returns, so the first bytes go out in the same breath: the

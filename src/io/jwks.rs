@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use super::dial::Endpoint;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
+use crate::base::value::LONGEST;
 use crate::policy::claims::IssuerPolicy;
 use crate::policy::jwt::{Algorithm, Jwt};
 use crate::state::keyring::{Key, Keyring, Lookup, MAX_UNKNOWN, parse_keys, verify};
@@ -31,8 +32,6 @@ pub const ASK_INTERVAL: Duration = Duration::from_secs(10);
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failed fetches are repeated, at first after the first and never later than the last of these.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-const NEVER: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// One issuer: its policy, its keys, and the way to ask for newer ones.
 #[derive(Debug)]
@@ -146,7 +145,7 @@ impl Issuer {
             }
             self.fetched.send_replace(ok);
             let next = if ok {
-                Instant::now() + self.policy.refresh.unwrap_or(NEVER)
+                Instant::now() + self.policy.refresh.unwrap_or(LONGEST)
             } else {
                 let at = Instant::now() + pause;
                 pause = (pause * 2).min(RETRY.1);

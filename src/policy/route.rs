@@ -146,10 +146,6 @@ impl<T> Routes<T> {
         });
         Some((value, params.collect()))
     }
-
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.routes.iter().map(|(_, value)| value)
-    }
 }
 
 #[cfg(test)]

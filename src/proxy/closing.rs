@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::base::value::LONGEST;
+
 /// More than this a peer that has been told goodbye does not get to send.
 const MAX_DISCARD: usize = 64 * 1024;
 
 /// A deadline that `"off"` moves out of the way.
-pub const FOREVER: Duration = Duration::from_secs(10 * 366 * 86_400);
+pub const FOREVER: Duration = LONGEST;
 
 /// Sends the last frame, if there is one, and FIN.
 pub async fn say_goodbye<S: AsyncWrite + Unpin>(socket: &mut S, frame: &[u8]) -> std::io::Result<()> {

@@ -88,7 +88,7 @@ pub async fn run(
         biased;
         first = first::read(&mut stream, limits) => first,
         // Who came before the drain and has said nothing to the end by now is owed nothing.
-        () = async { drop(closing.wait_for(|closing| *closing).await) }, if !late => return,
+        () = begun(&mut closing), if !late => return,
     };
     let (head, early) = match first {
         First::Upgrade(head, early) => (head, early),
@@ -142,7 +142,7 @@ async fn http(
     let mut connection = std::pin::pin!(builder.serve_connection(io, service).with_upgrades());
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = async { drop(closing.wait_for(|closing| *closing).await) }, if !late => {
+        () = begun(&mut closing), if !late => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -152,6 +152,11 @@ async fn http(
     {
         refused(&worker, peer, reason);
     }
+}
+
+/// Waits until nothing new is accepted any more.
+async fn begun(closing: &mut watch::Receiver<bool>) {
+    drop(closing.wait_for(|closing| *closing).await);
 }
 
 /// Records what was refused before there was a request.

@@ -81,8 +81,10 @@ pub async fn authenticate(
     who.plan = Some(Arc::clone(&plan));
     let own = gate.snapshot.own(host);
     let Some(auth) = judge::wants_token(&plan, kind) else {
-        let verdict = judge::facts(&judged, kind, head, own, None, Unix::now());
-        judged.leniency.apply(if kind == Kind::Upgrade { verdict } else { Ok(()) })?;
+        if kind == Kind::Upgrade {
+            let verdict = judge::facts(&judged, kind, head, own, None, Unix::now());
+            judged.leniency.apply(verdict)?;
+        }
         return Ok(Verdict { judged, bearer: None, rewrite: Rewrite::default() });
     };
     let found = judged.leniency.apply(bearer::find(head, &plan.token))?.flatten();
@@ -104,22 +106,22 @@ pub async fn authenticate(
     let verdict = judge::facts(&judged, kind, head, own, verified, now);
     judged.leniency.apply(verdict)?;
     // In shadow mode a token that is not good makes nobody.
-    if let Some(shown) = &bearer
+    if judged.leniency.first.is_some()
+        && let Some(shown) = &bearer
         && (!shown.issuer.is_usable() || shown.issuer.policy.check(&shown.facts, now).is_err())
     {
         bearer = None;
     }
-    let delivery = delivery(&plan, kind);
     let token = found.as_ref().map(|found| found.token.as_ref());
-    let rewrite = bearer::rewrite(head, &plan.token, &delivery, token);
+    let rewrite = bearer::rewrite(head, &plan.token, delivery(&plan, kind), token);
     Ok(Verdict { judged, bearer, rewrite })
 }
 
-fn delivery(plan: &Plan, kind: Kind) -> Delivery {
+fn delivery(plan: &Plan, kind: Kind) -> &Delivery {
     match (kind, plan.http_token) {
-        (Kind::Upgrade, _) => plan.upstream.settings.token.clone(),
-        (Kind::Plain, super::plan::HttpToken::Keep) => Delivery::Keep,
-        (Kind::Plain, super::plan::HttpToken::Strip) => Delivery::Strip,
+        (Kind::Upgrade, _) => &plan.upstream.settings.token,
+        (Kind::Plain, super::plan::HttpToken::Keep) => &Delivery::Keep,
+        (Kind::Plain, super::plan::HttpToken::Strip) => &Delivery::Strip,
     }
 }
 
