@@ -664,7 +664,7 @@ fn reasons() -> Vec<[String; 4]> {
         .lines()
         .map(|line| {
             let quoted: Vec<_> = line.split('"').collect();
-            let [_, label, middle, _bearer, _, advice, _]: [&str; 7] = quoted.try_into().unwrap();
+            let [_, label, middle, _bearer, _, _keys, _, advice, _]: [&str; 9] = quoted.try_into().unwrap();
             let mut words = middle.split_whitespace();
             let status = number(words.next().unwrap());
             let close = match words.next().unwrap().trim_end_matches(',').trim_start_matches("Close::") {

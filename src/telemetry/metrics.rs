@@ -281,8 +281,16 @@ fn error_type(reason: Reason) -> Option<ErrorType> {
         | Reason::TokenType
         | Reason::TokenClient
         | Reason::TokenClaimMissing
+        | Reason::TokenRevoked
         | Reason::TokenAmbiguous
         | Reason::OriginDenied
+        | Reason::AddressDenied
+        | Reason::UserRevoked
+        | Reason::AttemptsExceeded
+        | Reason::UserSessionsExceeded
+        | Reason::AddressSessionsExceeded
+        | Reason::OperatorClosed
+        | Reason::BlacklistUnavailable
         | Reason::RuleDenied
         | Reason::RouteUnknown
         | Reason::UpstreamRefused
