@@ -1,5 +1,6 @@
-//! The admin listener (contract: operators and kubelet), and the probes listener, which has no more
-//! than four harmless pages. Neither is ever reachable through the public listener.
+//! The admin listener, for operators and kubelet, and the probes listener, which has no more than four
+//! harmless pages. Neither is ever reachable through the public listener, and both have a thread apart from
+//! the workers'.
 
 use std::fs::Permissions;
 use std::net::{IpAddr, SocketAddr};
@@ -9,21 +10,24 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use aws_lc_rs::constant_time::verify_slices_are_equal;
-use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::time::Instant;
 
+use super::answer::{Answer, Asker, answer, json_answer, problem};
 use super::drain::Control;
+use super::operator;
 use crate::base::section::Section;
+use crate::base::value::Rate;
 use crate::policy::request::{host, host_name};
+use crate::state::attempts::Attempts;
 use crate::state::lifecycle::Phase;
 use crate::telemetry::metrics::CONTENT_TYPE;
 
@@ -146,7 +150,8 @@ impl Listeners {
 
     /// Serves both, on the thread of the caller's runtime.
     pub fn serve(self, control: &Arc<Control>) -> Result<()> {
-        let admin = |access| Arc::new(Admin { control: Arc::clone(control), access });
+        let admin =
+            |access| Arc::new(Admin { control: Arc::clone(control), access, attempts: Attempts::default() });
         match self.main {
             Main::Tcp(listener) => {
                 let access = self.token.map_or(Access::Closed, Access::Token);
@@ -176,13 +181,20 @@ enum Access {
 struct Admin {
     control: Arc<Control>,
     access: Access,
+    /// Wrong tokens, by address.
+    attempts: Attempts,
 }
+
+/// Wrong tokens of one address; beyond that none is looked at any more, the right one neither.
+const WRONG_TOKENS: Rate = Rate { count: 20, per: std::time::Duration::from_secs(60) };
 
 fn serve_tcp(listener: TcpListener, admin: Arc<Admin>) {
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => serve_connection(stream, &admin),
+                Ok((stream, peer)) => {
+                    serve_connection(stream, &admin, Asker::Address(peer.ip().to_canonical()));
+                }
                 Err(_) => tokio::time::sleep(crate::io::listener::REST).await,
             }
         }
@@ -193,19 +205,22 @@ fn serve_unix(listener: UnixListener, admin: Arc<Admin>) {
     tokio::spawn(async move {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) => serve_connection(stream, &admin),
+                Ok((stream, _)) => serve_connection(stream, &admin, Asker::Unix),
                 Err(_) => tokio::time::sleep(crate::io::listener::REST).await,
             }
         }
     });
 }
 
-fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, admin: &Arc<Admin>) {
+fn serve_connection<S>(stream: S, admin: &Arc<Admin>, asker: Asker)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let admin = Arc::clone(admin);
     tokio::spawn(async move {
         let service = service_fn(move |request| {
             let admin = Arc::clone(&admin);
-            async move { Ok::<_, std::convert::Infallible>(admin.answer(&request).await) }
+            async move { Ok::<_, std::convert::Infallible>(admin.answer(request, asker).await) }
         });
         let mut builder = http1::Builder::new();
         builder.timer(TokioTimer::new()).header_read_timeout(std::time::Duration::from_secs(30));
@@ -213,30 +228,10 @@ fn serve_connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: 
     });
 }
 
-type Answer = Response<Full<Bytes>>;
-
-fn answer(status: StatusCode, content_type: &'static str, body: String) -> Answer {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-fn json_answer(status: StatusCode, body: &Value) -> Answer {
-    answer(status, "application/json", body.to_string())
-}
-
-fn problem(status: StatusCode, detail: &str) -> Answer {
-    let body = json!({"type": "about:blank", "title": status.canonical_reason(), "status": status.as_u16(), "detail": detail});
-    answer(status, "application/problem+json", body.to_string())
-}
-
 impl Admin {
-    async fn answer(&self, request: &Request<Incoming>) -> Answer {
-        if !matches!(self.access, Access::ProbesOnly)
-            && let Err(refusal) = is_from_an_operator(request)
-        {
+    async fn answer(&self, request: Request<Incoming>, asker: Asker) -> Answer {
+        let for_operators = !matches!(self.access, Access::ProbesOnly);
+        if for_operators && let Err(refusal) = is_from_an_operator(&request) {
             return *refusal;
         }
         match (request.method(), request.uri().path()) {
@@ -249,19 +244,15 @@ impl Admin {
                 self.control.drained().await;
                 json_answer(StatusCode::OK, &json!({"drained": true}))
             }
-            (&Method::POST, "/drain") if !matches!(self.access, Access::ProbesOnly) => {
-                match self.authorize(request) {
-                    Ok(()) => {
-                        self.control.drain();
-                        json_answer(StatusCode::ACCEPTED, &json!({"draining": true}))
-                    }
-                    Err(refusal) => *refusal,
-                }
+            (_, path) if for_operators && operator::has(path) => match self.authorize(&request, asker) {
+                Ok(()) => operator::answer(&self.control, asker, request).await,
+                Err(refusal) => *refusal,
+            },
+            (_, "/livez" | "/readyz" | "/metrics" | "/drained") => {
+                problem(StatusCode::METHOD_NOT_ALLOWED, "GET /livez /readyz /metrics /drained")
             }
-            (_, "/livez" | "/readyz" | "/metrics" | "/drained" | "/drain") => {
-                problem(StatusCode::METHOD_NOT_ALLOWED, "GET /livez /readyz /metrics /drained, POST /drain")
-            }
-            _ => problem(StatusCode::NOT_FOUND, "GET /livez /readyz /metrics /drained, POST /drain"),
+            _ if for_operators => problem(StatusCode::NOT_FOUND, operator::ALL),
+            _ => problem(StatusCode::NOT_FOUND, "GET /livez /readyz /metrics /drained"),
         }
     }
 
@@ -269,10 +260,16 @@ impl Admin {
     fn ready(&self) -> Answer {
         let gate = self.control.gate();
         let mut missing = Vec::new();
-        let issuers = &gate.snapshot.issuers;
+        let snapshot = gate.snapshot.load_full();
+        let issuers = &snapshot.issuers;
         if !issuers.is_empty() && !issuers.iter().any(|issuer| issuer.has_had_keys()) {
             missing.extend(
                 issuers.iter().map(|issuer| format!("no keys yet of the issuer {}", issuer.policy.url)),
+            );
+        }
+        if gate.blacklist.is_stale() {
+            missing.push(
+                "a feed of the blacklist is out of touch, and [blacklist] on_stale is refuse_new".to_owned(),
             );
         }
         if gate.lifecycle.phase() > Phase::Serving {
@@ -282,7 +279,7 @@ impl Admin {
         json_answer(status, &json!({"ready": missing.is_empty(), "missing": missing}))
     }
 
-    fn authorize(&self, request: &Request<Incoming>) -> Result<(), Box<Answer>> {
+    fn authorize(&self, request: &Request<Incoming>, asker: Asker) -> Result<(), Box<Answer>> {
         match &self.access {
             Access::Open => Ok(()),
             Access::Closed | Access::ProbesOnly => Err(Box::new(problem(
@@ -290,24 +287,29 @@ impl Admin {
                 "set [admin] token_file, or listen on a unix socket: [admin] address = \"unix:/run/sidegate/admin.sock\"",
             ))),
             Access::Token(Secret(token)) => {
-                let given = request
-                    .headers()
-                    .get(header::AUTHORIZATION)
-                    .map(HeaderValue::as_bytes)
-                    .unwrap_or_default();
-                let wanted = format!("Bearer {token}");
-                if verify_slices_are_equal(given, wanted.as_bytes()).is_ok() {
-                    Ok(())
-                } else {
-                    let mut refusal = problem(
-                        StatusCode::UNAUTHORIZED,
-                        "send the token of [admin] token_file as Authorization: Bearer",
-                    );
-                    refusal
-                        .headers_mut()
-                        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-                    Err(Box::new(refusal))
+                let now = Instant::now();
+                if let Asker::Address(address) = asker
+                    && self.attempts.is_over(address, WRONG_TOKENS, now)
+                {
+                    let mut refusal =
+                        problem(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens: wait a minute");
+                    refusal.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+                    return Err(Box::new(refusal));
                 }
+                let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+                let wanted = format!("Bearer {token}");
+                if verify_slices_are_equal(given.unwrap_or_default(), wanted.as_bytes()).is_ok() {
+                    return Ok(());
+                }
+                // A token that was forgotten is no guess.
+                if let (Asker::Address(address), Some(_)) = (asker, given) {
+                    self.attempts.count(address, WRONG_TOKENS, now);
+                }
+                let detail = "send the token of [admin] token_file as Authorization: Bearer";
+                let mut refusal = problem(StatusCode::UNAUTHORIZED, detail);
+                let challenge = HeaderValue::from_static("Bearer");
+                refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+                Err(Box::new(refusal))
             }
         }
     }

@@ -8,8 +8,11 @@ use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
 use super::config::{self, Config, Loaded, path_or_default};
 use super::drain::Ending;
-use super::{bind, control, demo};
-use crate::base::section::{Problem, show};
+use super::reload::Reloader;
+use super::report::Known;
+use super::{bind, control, demo, explain};
+use crate::base::effective::show;
+use crate::base::section::Problem;
 use crate::telemetry::logging::{Format, Level, Log, LogSettings};
 
 /// Failed while running, or the answer is no.
@@ -59,6 +62,31 @@ enum Command {
         #[arg(long, default_value_t = 8080)]
         port: u16,
     },
+    /// Sum up logs of routes in shadow mode: who would have been refused, why, and which line decides it
+    Report {
+        /// Files of log lines; none, or - = standard input
+        #[arg(value_name = "LOG")]
+        logs: Vec<PathBuf>,
+        #[command(flatten)]
+        config: ConfigArg,
+    },
+    /// Judge a request as the gate would, check by check; exit code 0 = allowed, 1 = denied
+    Explain {
+        #[command(flatten)]
+        config: ConfigArg,
+        /// The access token; - = read it from standard input, where no list of processes shows it
+        #[arg(long, value_name = "TOKEN")]
+        token: Option<String>,
+        /// Where the socket is opened
+        #[arg(long, default_value = "/")]
+        path: String,
+        /// The page's origin, such as `https://app.example.com`
+        #[arg(long)]
+        origin: Option<String>,
+        /// Where the client connects from
+        #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+        peer: std::net::IpAddr,
+    },
     /// Ask the running gate to drain, for a preStop hook
     Drain {
         #[command(flatten)]
@@ -95,6 +123,16 @@ pub fn main() -> ExitCode {
         Command::Run(arg) => run(&cli, arg),
         Command::Check(arg) => check(arg),
         Command::Demo { port } => report(demo::run(*port, |settings| cli.log(settings))),
+        Command::Report { logs, config } => shadow(logs, config),
+        Command::Explain { config, token, path, origin, peer } => {
+            let asked = explain::Asked {
+                token: token.clone(),
+                path: path.clone(),
+                origin: origin.clone(),
+                peer: *peer,
+            };
+            explain_request(config, asked)
+        }
         Command::Drain { config, wait } => admin(config, |config| control::drain(&config.admin, *wait)),
         Command::Healthcheck(config) => admin(config, |config| control::healthcheck(&config.admin)),
         Command::Completions { shell } => {
@@ -107,21 +145,26 @@ pub fn main() -> ExitCode {
 
 impl Cli {
     fn log(&self, settings: LogSettings) -> LogSettings {
-        let format = self.log_format.map(|format| match format {
-            FormatArg::Json => Format::Json,
-            FormatArg::Text => Format::Text,
-        });
-        let level = self.log_level.map(|level| match level {
-            LevelArg::Debug => Level::Debug,
-            LevelArg::Info => Level::Info,
-            LevelArg::Warn => Level::Warn,
-            LevelArg::Error => Level::Error,
-        });
-        LogSettings {
-            format: format.unwrap_or(settings.format),
-            level: level.unwrap_or(settings.level),
-            requests: settings.requests,
-        }
+        adapted(settings, self.log_format, self.log_level)
+    }
+}
+
+/// What the command line says goes before `[log]`.
+fn adapted(settings: LogSettings, format: Option<FormatArg>, level: Option<LevelArg>) -> LogSettings {
+    let format = format.map(|format| match format {
+        FormatArg::Json => Format::Json,
+        FormatArg::Text => Format::Text,
+    });
+    let level = level.map(|level| match level {
+        LevelArg::Debug => Level::Debug,
+        LevelArg::Info => Level::Info,
+        LevelArg::Warn => Level::Warn,
+        LevelArg::Error => Level::Error,
+    });
+    LogSettings {
+        format: format.unwrap_or(settings.format),
+        level: level.unwrap_or(settings.level),
+        requests: settings.requests,
     }
 }
 
@@ -143,7 +186,14 @@ fn run(cli: &Cli, arg: &ConfigArg) -> u8 {
     tell("error", &path, &loaded.problems);
     let Some(config) = loaded.config else { return BAD_CONFIG };
     let log = Log::to_stdout(cli.log(config.log));
-    report(bind(config, log).and_then(|bound| bound.run(true)).map(|ending| ending == Ending::Drained))
+    let (format, level) = (cli.log_format, cli.log_level);
+    let adapt = Box::new(move |settings| adapted(settings, format, level));
+    let reloader = Reloader::new(path, adapt);
+    let ending = bind(config, log).and_then(|mut bound| {
+        bound.watch(reloader);
+        bound.run(true)
+    });
+    report(ending.map(|ending| ending == Ending::Drained))
 }
 
 /// `Ok(false)` = it ended, but not well.
@@ -158,6 +208,21 @@ fn report(result: anyhow::Result<bool>) -> u8 {
     }
 }
 
+fn explain_request(arg: &ConfigArg, mut asked: explain::Asked) -> u8 {
+    let (path, loaded) = load(arg);
+    tell("error", &path, &loaded.problems);
+    let Some(config) = loaded.config else { return BAD_CONFIG };
+    if asked.token.as_deref() == Some("-") {
+        let mut line = String::new();
+        if let Err(error) = std::io::stdin().read_line(&mut line) {
+            eprintln!("error: no token on standard input: {error}");
+            return FAILED;
+        }
+        asked.token = Some(line.trim().to_owned());
+    }
+    report(explain::run(config, &path, &asked))
+}
+
 fn check(arg: &ConfigArg) -> u8 {
     let (path, loaded) = load(arg);
     tell("error", &path, &loaded.problems);
@@ -168,6 +233,23 @@ fn check(arg: &ConfigArg) -> u8 {
     // A reader that has seen enough closes the pipe: no reason to panic.
     let _ = writeln!(std::io::stdout(), "ok\n\n{}", show(&loaded.effective).trim_end());
     0
+}
+
+/// The configuration only helps to name lines: without `--config` there need not be any, and one with
+/// problems, such as a file that is only there where the gate runs, is good enough.
+fn shadow(logs: &[PathBuf], arg: &ConfigArg) -> u8 {
+    if arg.config.is_none() && !path_or_default(None).exists() {
+        return report(Ok(super::report::run(logs, None)));
+    }
+    let (path, loaded) = load(arg);
+    let is_read = !loaded.effective.is_empty();
+    if !is_read && arg.config.is_some() {
+        tell("error", &path, &loaded.problems);
+        return BAD_CONFIG;
+    }
+    tell("warning", &path, &loaded.problems);
+    let known = Known { path: &path, effective: &loaded.effective };
+    report(Ok(super::report::run(logs, is_read.then_some(&known))))
 }
 
 fn admin(arg: &ConfigArg, ask: impl FnOnce(&Config) -> anyhow::Result<()>) -> u8 {

@@ -1,6 +1,6 @@
 //! The end of the process: not ready, still serving for a while, sessions closed, bounded in time.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,6 +8,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::base::effective::Effective;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Grace, Span};
@@ -55,7 +56,8 @@ const LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct Control {
     gate: Arc<Gate>,
-    settings: DrainSettings,
+    settings: Mutex<(DrainSettings, Arc<[Effective]>)>,
+    reload: Notify,
     begin: Notify,
     /// Exit once drained; without it a drained gate goes on to say so.
     leave: watch::Sender<bool>,
@@ -66,10 +68,11 @@ pub struct Control {
 }
 
 impl Control {
-    pub fn new(gate: Arc<Gate>, settings: DrainSettings) -> Self {
+    pub fn new(gate: Arc<Gate>, settings: DrainSettings, effective: Vec<Effective>) -> Self {
         Self {
             gate,
-            settings,
+            settings: Mutex::new((settings, effective.into())),
+            reload: Notify::new(),
             begin: Notify::new(),
             leave: watch::Sender::new(false),
             cut: Notify::new(),
@@ -81,6 +84,26 @@ impl Control {
 
     pub fn gate(&self) -> &Arc<Gate> {
         &self.gate
+    }
+
+    /// Takes over what has changed.
+    pub fn set(&self, settings: DrainSettings, effective: Vec<Effective>) {
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = (settings, effective.into());
+    }
+
+    /// The configuration in force, key by key.
+    pub fn effective(&self) -> Arc<[Effective]> {
+        Arc::clone(&self.settings.lock().unwrap_or_else(PoisonError::into_inner).1)
+    }
+
+    /// Asks for a reload, as SIGHUP does.
+    pub fn reload(&self) {
+        self.reload.notify_one();
+    }
+
+    /// Waits for [`Self::reload`].
+    pub async fn reload_asked(&self) {
+        self.reload.notified().await;
     }
 
     /// Asks for a drain; the process stays until a signal.
@@ -141,11 +164,12 @@ impl Control {
 
     async fn carry_out(&self) {
         let (gate, log) = (&self.gate, &self.gate.recorder.log);
-        let deadline = self.settings.deadline.map(|deadline| Instant::now() + deadline);
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).0;
+        let deadline = settings.deadline.map(|deadline| Instant::now() + deadline);
         if let Some(line) = log.line(Level::Info, "drain_started") {
             line.number("sessions", gate.sessions.count() as u64).write();
         }
-        tokio::time::sleep(self.settings.delay).await;
+        tokio::time::sleep(settings.delay).await;
         gate.lifecycle.advance(Phase::Closing);
         self.closing.send_replace(true);
         gate.sessions.end_where(Reason::Draining, |_| true);

@@ -2,15 +2,20 @@
 //! `config::load` → [`bind`] → [`Bound::run`].
 
 pub mod admin;
+mod answer;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
 pub mod drain;
+mod explain;
+mod feed;
+mod operator;
+pub mod reload;
+pub mod report;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -20,22 +25,16 @@ use tokio::time::Instant;
 
 use self::config::Config;
 use self::drain::Control;
+use self::feed::Feed;
+use self::reload::{Fetchers, Reloader, affordable};
 use crate::io::listener;
 use crate::proxy::connection;
-use crate::proxy::entry::Worker;
-use crate::proxy::forward::pools;
 use crate::proxy::plan::Gate;
-use crate::proxy::wire::HeadLimits;
-use crate::state::lifecycle::Lifecycle;
-use crate::state::permits::Permits;
-use crate::state::sessions::Sessions;
-use crate::state::verified::VerifiedTokens;
+use crate::proxy::worker::Worker;
 pub use crate::telemetry::logging::{Format, Level, Log, LogSettings};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::record::Recorder;
 
-/// File descriptors that are no client's: listeners, admin, fetches, the process's own.
-const SPARE_FILES: u32 = 64;
 /// Shorter than all but the shortest timeouts of a handshake.
 const TICK: Duration = Duration::from_secs(1);
 /// "Out of …" is said no more often than this.
@@ -44,21 +43,19 @@ const WARN_EVERY: Duration = Duration::from_secs(10);
 /// A gate that holds all its listeners and has served nobody yet.
 #[derive(Debug)]
 pub struct Bound {
-    gate: Arc<Gate>,
     /// The listeners of each worker.
     workers: Vec<Vec<std::net::TcpListener>>,
     admin: admin::Listeners,
-    limits: HeadLimits,
     control: Arc<Control>,
+    feed: Feed,
+    reloader: Option<Reloader>,
 }
 
 /// Opens every listener; whatever is wrong is known before a thread is started.
 pub fn bind(config: Config, log: Log) -> Result<Bound> {
     let metrics = Arc::new(Metrics::new(&config.metrics));
-    for issuer in &config.snapshot.issuers {
-        metrics.know_issuer(&issuer.policy.url);
-    }
-    let max_connections = affordable_connections(config.listen.max_connections, &log);
+    let recorder = Arc::new(Recorder { log, metrics });
+    let max_connections = affordable(config.listen.max_connections, &recorder.log);
     let mut workers: Vec<Vec<_>> = (0..config.workers).map(|_| Vec::new()).collect();
     for address in &config.listen.addresses {
         let listeners = listener::listen(*address, config.workers)
@@ -68,35 +65,10 @@ pub fn bind(config: Config, log: Log) -> Result<Bound> {
     let admin = admin::Listeners::bind(&config.admin)?;
     let mut secret = [0; 16];
     aws_lc_rs::rand::fill(&mut secret).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
-    let gate = Arc::new(Gate {
-        snapshot: config.snapshot,
-        verified: VerifiedTokens::new(config.token_cache, secret),
-        sessions: Sessions::new(metrics.users.clone()),
-        permits: Permits::new(config.max_sessions),
-        connections: Permits::new(Some(max_connections)),
-        lifecycle: Lifecycle::default(),
-        recorder: Arc::new(Recorder { log, metrics }),
-    });
-    let control = Arc::new(Control::new(Arc::clone(&gate), config.drain));
-    Ok(Bound { gate, workers, admin, limits: config.listen.limits, control })
-}
-
-/// Each connection needs two descriptors: the client's and the backend's.
-fn affordable_connections(wanted: Option<u32>, log: &Log) -> u32 {
-    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
-    let files = limits
-        .lines()
-        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u32>().ok());
-    let affordable = files.map_or(u32::MAX, |files| (files.saturating_sub(SPARE_FILES) / 2).max(1));
-    if let Some(wanted) = wanted.filter(|wanted| affordable < *wanted) {
-        let message = format!(
-            "max_connections = {wanted} needs {} file descriptors, the limit is {}: lowered to {affordable}",
-            u64::from(wanted) * 2 + u64::from(SPARE_FILES),
-            files.unwrap_or_default()
-        );
-        log.say(Level::Warn, "max_connections_lowered", &message);
-    }
-    wanted.unwrap_or(u32::MAX).min(affordable)
+    let gate = Gate::new(config.settings, recorder, max_connections, secret);
+    let feed = Feed::open(Arc::clone(&gate));
+    let control = Arc::new(Control::new(gate, config.drain, config.effective));
+    Ok(Bound { workers, admin, control, feed, reloader: None })
 }
 
 impl Bound {
@@ -120,32 +92,40 @@ impl Bound {
         Arc::clone(&self.control)
     }
 
+    /// Follows the file that the configuration is from.
+    pub fn watch(&mut self, reloader: Reloader) {
+        self.reloader = Some(reloader);
+    }
+
     /// Serves until a drain has ended. `signals` = the process's signals are ours.
     pub fn run(self, signals: bool) -> Result<drain::Ending> {
         let mut threads = Vec::new();
-        let log = self.gate.recorder.log.clone();
+        let log = self.control.gate().recorder.log.clone();
         if let Some(line) = log.line(Level::Info, "listening") {
             let addresses: Vec<_> = self.addresses().iter().map(ToString::to_string).collect();
             line.text("address", &addresses.join(", ")).number("workers", self.workers.len() as u64).write();
         }
-        for (n, listeners) in self.workers.into_iter().enumerate() {
-            let (gate, control, limits) = (Arc::clone(&self.gate), Arc::clone(&self.control), self.limits);
+        let Self { workers, admin, control, feed, reloader } = self;
+        for (n, listeners) in workers.into_iter().enumerate() {
+            let control = Arc::clone(&control);
             let thread = std::thread::Builder::new().name(format!("worker-{n}"));
-            threads.push(thread.spawn(move || work(&gate, &control, limits, listeners))?);
+            threads.push(thread.spawn(move || work(&control, listeners))?);
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let (gate, control, admin) = (self.gate, self.control, self.admin);
         let ending = runtime.block_on(async {
-            for issuer in &gate.snapshot.issuers {
-                tokio::spawn(Arc::clone(issuer).keep_fresh(Arc::clone(&gate.recorder)));
-            }
+            let mut fetchers = Fetchers::default();
+            fetchers.follow(control.gate(), &control.gate().snapshot.load());
+            tokio::spawn(feed.keep());
             admin.serve(&control)?;
             if signals {
                 drain::obey_signals(&control)?;
             }
+            if let Some(reloader) = reloader {
+                tokio::spawn(reloader.run(Arc::clone(&control), fetchers, signals));
+            }
             Ok::<_, anyhow::Error>(control.run().await)
         });
-        self::drain::Control::stop(&control);
+        control.stop();
         for thread in threads {
             if let Ok(Err(error)) = thread.join() {
                 log.say(Level::Error, "worker_failed", &error.to_string());
@@ -157,12 +137,7 @@ impl Bound {
 }
 
 /// One worker: a thread with a runtime of its own, so that no session ever changes threads.
-fn work(
-    gate: &Arc<Gate>,
-    control: &Arc<Control>,
-    limits: HeadLimits,
-    listeners: Vec<std::net::TcpListener>,
-) -> Result<()> {
+fn work(control: &Arc<Control>, listeners: Vec<std::net::TcpListener>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         // Rounds this long let all that are ready judge, then all dial.
         .event_interval(512)
@@ -171,15 +146,10 @@ fn work(
     runtime.block_on(async {
         let mut prefix = [0; 8];
         let _ = aws_lc_rs::rand::fill(&mut prefix);
-        let worker = Arc::new(Worker {
-            gate: Arc::clone(gate),
-            pools: pools(&gate.snapshot.upstreams),
-            id_prefix: u64::from_ne_bytes(prefix),
-            id_next: AtomicU64::new(0),
-        });
+        let worker = Arc::new(Worker::new(Arc::clone(control.gate()), u64::from_ne_bytes(prefix)));
         for listener in listeners {
             let listener = TcpListener::from_std(listener)?;
-            tokio::spawn(accept(Arc::clone(&worker), limits, listener, control.closing()));
+            tokio::spawn(accept(Arc::clone(&worker), listener, control.closing()));
         }
         // tokio wakes its driver, by a system call, for each timer that becomes the earliest of all. With
         // one that is never far away almost none does.
@@ -194,12 +164,7 @@ fn work(
     })
 }
 
-async fn accept(
-    worker: Arc<Worker>,
-    limits: HeadLimits,
-    listener: TcpListener,
-    closing: watch::Receiver<bool>,
-) {
+async fn accept(worker: Arc<Worker>, listener: TcpListener, closing: watch::Receiver<bool>) {
     let mut warned: Option<Instant> = None;
     let mut warn = |event: &str, message: &str| {
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
@@ -221,6 +186,7 @@ async fn accept(
             tokio::time::sleep(listener::REST).await;
         };
         let peer = peer.ip().to_canonical();
+        let limits = worker.gate.snapshot.load().settings.heads;
         tokio::spawn(connection::run(Arc::clone(&worker), limits, stream, peer, slot, closing.clone()));
     }
 }

@@ -4,12 +4,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::ops::Range;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::effective::Effective;
 use super::value::{Raw, Value, quoted};
 
 /// Prefix of the environment variables that override a scalar.
@@ -41,16 +42,6 @@ impl fmt::Display for Problem {
         }
         f.write_str(&self.message)
     }
-}
-
-/// The effective value of one key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effective {
-    pub section: String,
-    pub key: String,
-    pub value: String,
-    /// False if the value is a default or inherited.
-    pub given: bool,
 }
 
 #[derive(Default)]
@@ -161,7 +152,7 @@ impl<'d> Section<'d> {
 
     /// Whether the key is absent or an empty list.
     pub fn has_none(&self, key: &str) -> bool {
-        let entry = self.table.and_then(|table| table.get(key));
+        let entry = self.written(key);
         entry.is_none_or(|entry| entry.get_ref().as_array().is_some_and(|items| items.is_empty()))
     }
 
@@ -173,7 +164,7 @@ impl<'d> Section<'d> {
 
     /// Reports what is wrong with one name of a [`Self::map`].
     pub fn problem_in(&self, key: &str, name: &str, message: impl Into<String>) {
-        let table = self.table.and_then(|table| table.get(key)).and_then(|entry| entry.get_ref().as_table());
+        let table = self.written(key).and_then(|entry| entry.get_ref().as_table());
         let inner = Section::new(self.document, self.full(key), table, self.span.clone());
         inner.problem(name, message);
         let names = table.into_iter().flat_map(|table| table.keys());
@@ -187,7 +178,7 @@ impl<'d> Section<'d> {
     }
 
     fn describe(&self, key: &str, message: String) -> Problem {
-        let entry = self.table.and_then(|table| table.get(key));
+        let entry = self.written(key);
         let span = entry.map(Spanned::span).or_else(|| self.span.clone());
         let value =
             entry.and_then(|entry| self.document.text.get(entry.span())).map(masked).unwrap_or_default();
@@ -195,9 +186,17 @@ impl<'d> Section<'d> {
         Problem { path, line: span.map(|span| line_of(self.document.text, &span)), value, message }
     }
 
-    fn leave(&self, key: &str, value: &str, given: bool) {
-        let value = masked(value);
-        let effective = Effective { section: self.path.clone(), key: key.to_owned(), value, given };
+    fn written(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
+        self.table?.get(key)
+    }
+
+    fn line(&self, key: &str) -> Option<usize> {
+        self.written(key).map(|entry| line_of(self.document.text, &entry.span()))
+    }
+
+    fn leave(&self, key: &str, value: &str, given: bool, line: Option<usize>) {
+        let (section, key, value) = (self.path.clone(), key.to_owned(), masked(value));
+        let effective = Effective { section, key, value, given, line };
         self.document.sink.borrow_mut().effective.push(effective);
     }
 
@@ -215,7 +214,8 @@ impl<'d> Section<'d> {
         };
         let value = T::read(&raw);
         match (&value, override_by) {
-            (Some(value), _) => self.leave(key, &value.show(), true),
+            (Some(value), None) => self.leave(key, &value.show(), true, self.line(key)),
+            (Some(value), Some(_)) => self.leave(key, &value.show(), true, None),
             (None, Some((name, text))) => self.document.sink.borrow_mut().problems.push(Problem {
                 path: name,
                 line: None,
@@ -234,7 +234,7 @@ impl<'d> Section<'d> {
             return value;
         }
         if self.document.sink.borrow().problems.len() == known {
-            self.leave(key, &default.show(), false);
+            self.leave(key, &default.show(), false, None);
         }
         default
     }
@@ -282,30 +282,42 @@ impl<'d> Section<'d> {
 
     /// A table of free names with string values; `None` if absent.
     pub fn map(&self, key: &str) -> Option<Vec<(String, String)>> {
-        let entry = self.entry(key)?;
-        let Some(table) = entry.get_ref().as_table() else {
-            self.problem(key, "is a table of strings");
-            return None;
-        };
-        let mut pairs = Vec::new();
-        for (name, value) in table {
-            if let Some(text) = value.get_ref().as_str() {
-                pairs.push((name.get_ref().to_string(), text.to_owned()));
-            } else {
-                self.problem_in(key, name.get_ref(), "accepted: a string");
-            }
-        }
-        self.leave(key, &show_map(&pairs), true);
-        Some(pairs)
+        self.named(key)
     }
 
     /// As [`Self::map`], with a default.
     pub fn map_or(&self, key: &str, default: &[(String, String)]) -> Vec<(String, String)> {
+        self.named_or(key, default)
+    }
+
+    /// As [`Self::map_or`], each name with a list of strings.
+    pub fn lists_or(&self, key: &str, default: &[(String, Vec<String>)]) -> Vec<(String, Vec<String>)> {
+        self.named_or(key, default)
+    }
+
+    fn named<T: Value>(&self, key: &str) -> Option<Vec<(String, T)>> {
+        let entry = self.entry(key)?;
+        let Some(table) = entry.get_ref().as_table() else {
+            self.problem(key, format!("is a table of names, each with {}", T::accepts()));
+            return None;
+        };
+        let mut pairs = Vec::new();
+        for (name, value) in table {
+            match T::read(&raw(value.get_ref())) {
+                Some(value) => pairs.push((name.get_ref().to_string(), value)),
+                None => self.problem_in(key, name.get_ref(), format!("accepted: {}", T::accepts())),
+            }
+        }
+        self.leave(key, &show_map(&pairs), true, self.line(key));
+        Some(pairs)
+    }
+
+    fn named_or<T: Value>(&self, key: &str, default: &[(String, T)]) -> Vec<(String, T)> {
         if self.has(key) {
-            return self.map(key).unwrap_or_default();
+            return self.named(key).unwrap_or_default();
         }
         self.asked.borrow_mut().push(key.to_owned());
-        self.leave(key, &show_map(default), false);
+        self.leave(key, &show_map(default), false, None);
         default.to_vec()
     }
 }
@@ -324,9 +336,9 @@ impl Drop for Section<'_> {
     }
 }
 
-fn show_map(pairs: &[(String, String)]) -> String {
+fn show_map<T: Value>(pairs: &[(String, T)]) -> String {
     let pairs: Vec<_> =
-        pairs.iter().map(|(name, value)| format!("{} = {}", quoted(name), quoted(value))).collect();
+        pairs.iter().map(|(name, value)| format!("{} = {}", quoted(name), value.show())).collect();
     if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
 }
 
@@ -353,31 +365,9 @@ fn raw(value: &DeValue<'_>) -> Raw {
     }
 }
 
-/// The effective configuration as TOML.
-pub fn show(effective: &[Effective]) -> String {
-    let mut out = String::new();
-    let mut current = None;
-    for entry in effective {
-        if current != Some(&entry.section) {
-            current = Some(&entry.section);
-            let heading = match entry.section.split_once('[') {
-                Some((name, rest)) => match rest.split_once("].") {
-                    Some((_, sub)) => format!("[{name}.{sub}]"),
-                    None => format!("[[{name}]]"),
-                },
-                None => format!("[{}]", entry.section),
-            };
-            out.push_str(if out.is_empty() { "" } else { "\n" });
-            out.push_str(&heading);
-            out.push('\n');
-        }
-        let _ = writeln!(out, "{} = {}", entry.key, entry.value);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::effective::show;
     use super::super::value::{Count, Span};
     use super::*;
 
@@ -430,6 +420,35 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert_eq!(problems.first().unwrap().path, "SIDEGATE__LISTEN__COLOUR");
         assert_eq!(show(&effective), "[listen]\nkeep_alive = \"3s\"\n");
+    }
+
+    #[test]
+    fn a_table_of_lists_names_each_wrong_entry_and_leaves_its_value_behind() {
+        let read = |text| {
+            let doc = document(text);
+            let lists = {
+                let root = doc.root().unwrap();
+                root.section("csp").lists_or("policy", &[("a".to_owned(), vec!["b".to_owned()])])
+            };
+            let (problems, _, effective) = doc.finish();
+            (lists, problems.iter().map(ToString::to_string).collect::<Vec<_>>(), show(&effective))
+        };
+        let (lists, problems, shown) = read("[csp]\npolicy = { x = [\"1\", \"2\"], y = [], z = \"3\" }");
+        assert_eq!(
+            lists,
+            [("x".to_owned(), vec!["1".to_owned(), "2".to_owned()]), ("y".to_owned(), Vec::new())]
+        );
+        assert_eq!(problems, ["line 2: csp.policy.z = \"3\": accepted: a list, each entry a string"]);
+        assert_eq!(shown, "[csp]\npolicy = { \"x\" = [\"1\", \"2\"], \"y\" = [] }\n");
+
+        let (lists, problems, shown) = read("[csp]");
+        assert_eq!(lists, [("a".to_owned(), vec!["b".to_owned()])]);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(shown, "[csp]\npolicy = { \"a\" = [\"b\"] }\n");
+
+        let (lists, problems, _) = read("[csp]\npolicy = [\"x\"]");
+        assert!(lists.is_empty() && problems.len() == 1, "{problems:?}");
+        assert!(problems[0].starts_with("line 2: csp.policy = [\"x\"]: is a table"), "{problems:?}");
     }
 
     #[test]

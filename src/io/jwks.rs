@@ -33,11 +33,22 @@ pub const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 /// Failed fetches are repeated, at first after the first and never later than the last of these.
 const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// One issuer: its policy, its keys, and the way to ask for newer ones.
+/// One issuer: its policy, and where its keys come from.
 #[derive(Debug)]
 pub struct Issuer {
     pub policy: IssuerPolicy,
-    keys: Keyring,
+    pub source: Arc<Source>,
+}
+
+/// Where keys come from, those that there are, and the way to ask for newer ones. It outlives changes of
+/// the policy.
+#[derive(Debug)]
+pub struct Source {
+    url: String,
+    jwks_uri: Option<String>,
+    ca_file: Option<String>,
+    refresh: Option<Duration>,
+    keys: Arc<Keyring>,
     ask: Notify,
     /// Kids that somebody waits for: the next fetch that begins has them, or they are unknown.
     asked: Mutex<HashSet<String>>,
@@ -45,24 +56,50 @@ pub struct Issuer {
     fetched: watch::Sender<bool>,
 }
 
-impl Issuer {
-    pub fn new(policy: IssuerPolicy) -> Arc<Self> {
+impl Source {
+    fn new(policy: &IssuerPolicy, keys: Arc<Keyring>) -> Arc<Self> {
         Arc::new(Self {
-            policy,
-            keys: Keyring::default(),
+            url: policy.url.clone(),
+            jwks_uri: policy.jwks_uri.clone(),
+            ca_file: policy.ca_file.clone(),
+            refresh: policy.refresh,
+            keys,
             ask: Notify::new(),
             asked: Mutex::default(),
             fetched: watch::Sender::new(false),
         })
     }
 
+    fn is_for(&self, policy: &IssuerPolicy) -> bool {
+        (&self.url, &self.jwks_uri, &self.ca_file, self.refresh)
+            == (&policy.url, &policy.jwks_uri, &policy.ca_file, policy.refresh)
+    }
+}
+
+impl Issuer {
+    pub fn new(policy: IssuerPolicy) -> Arc<Self> {
+        let source = Source::new(&policy, Arc::default());
+        Arc::new(Self { policy, source })
+    }
+
+    /// The issuer under another policy, with the keys that there are.
+    pub fn succeeded_by(&self, policy: IssuerPolicy) -> Arc<Self> {
+        let source = if self.source.is_for(&policy) {
+            Arc::clone(&self.source)
+        } else {
+            // The old keys are believed until the new place has been asked.
+            Source::new(&policy, Arc::clone(&self.source.keys))
+        };
+        Arc::new(Self { policy, source })
+    }
+
     pub fn has_had_keys(&self) -> bool {
-        self.keys.has_had_keys()
+        self.source.keys.has_had_keys()
     }
 
     /// Whether what its keys have verified may still be believed.
     pub fn is_usable(&self) -> bool {
-        self.keys.is_usable(self.policy.max_stale, Instant::now())
+        self.source.keys.is_usable(self.policy.max_stale, Instant::now())
     }
 
     /// Checks the signature of a token that names this issuer; waits for a fetch if only that can tell.
@@ -80,14 +117,14 @@ impl Issuer {
     }
 
     fn look(&self, kid: &str) -> Lookup {
-        self.keys.look(kid, self.policy.max_stale, Instant::now())
+        self.source.keys.look(kid, self.policy.max_stale, Instant::now())
     }
 
     /// Waits for a fetch that begins after now and has the kid, or lacks it. All that wait share it.
     async fn ask_for(&self, kid: &str) -> Result<Vec<Arc<Key>>, Reason> {
-        let mut fetched = self.fetched.subscribe();
-        self.asked().insert(kid.to_owned());
-        self.ask.notify_one();
+        let mut fetched = self.source.fetched.subscribe();
+        self.source.asked().insert(kid.to_owned());
+        self.source.ask.notify_one();
         let answer = async {
             loop {
                 fetched.changed().await.map_err(|_| Reason::KeysUnavailable)?;
@@ -102,7 +139,9 @@ impl Issuer {
         };
         tokio::time::timeout(ASK_TIMEOUT, answer).await.unwrap_or(Err(Reason::KeysUnavailable))
     }
+}
 
+impl Source {
     fn asked(&self) -> MutexGuard<'_, HashSet<String>> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         // Beyond the bound nobody learns of its own kid, and all of them are unavailable for a while.
@@ -118,18 +157,18 @@ impl Issuer {
         let mut may_ask = Instant::now();
         loop {
             let asked = std::mem::take(&mut *self.asked());
-            let result = match tokio::time::timeout(FETCH_TIMEOUT, fetch(&self.policy)).await {
+            let result = match tokio::time::timeout(FETCH_TIMEOUT, self.fetch()).await {
                 Ok(result) => result,
                 Err(_) => Err(format!("no answer within {}", humantime::format_duration(FETCH_TIMEOUT))),
             };
             let ok = result.is_ok();
-            recorder.metrics.jwks_refreshed(&self.policy.url, ok, Unix::now().seconds());
+            recorder.metrics.jwks_refreshed(&self.url, ok, Unix::now().seconds());
             match result {
                 Ok(keys) => {
-                    if !self.has_had_keys()
+                    if !self.keys.has_had_keys()
                         && let Some(line) = recorder.log.line(Level::Info, "jwks_ready")
                     {
-                        line.text("issuer", &self.policy.url).number("keys", keys.len() as u64).write();
+                        line.text("issuer", &self.url).number("keys", keys.len() as u64).write();
                     }
                     self.keys.replace(keys, Instant::now());
                     // Who asked had the token before this fetch began, so its key was there if ever.
@@ -139,13 +178,13 @@ impl Issuer {
                 Err(error) => {
                     self.asked().extend(asked);
                     if let Some(line) = recorder.log.line(Level::Warn, "jwks_failed") {
-                        line.text("issuer", &self.policy.url).text("message", &error).write();
+                        line.text("issuer", &self.url).text("message", &error).write();
                     }
                 }
             }
             self.fetched.send_replace(ok);
             let next = if ok {
-                Instant::now() + self.policy.refresh.unwrap_or(LONGEST)
+                Instant::now() + self.refresh.unwrap_or(LONGEST)
             } else {
                 let at = Instant::now() + pause;
                 pause = (pause * 2).min(RETRY.1);
@@ -160,36 +199,37 @@ impl Issuer {
             }
         }
     }
-}
 
-async fn fetch(policy: &IssuerPolicy) -> Result<Vec<Key>, String> {
-    let uri = match &policy.jwks_uri {
-        Some(uri) => uri.clone(),
-        None => discover(policy).await?,
-    };
-    parse_keys(&get(&uri, policy.ca_file.as_deref()).await?)
-}
-
-/// OpenID Connect Discovery 1.0 §4.3: the document must speak for exactly this issuer.
-async fn discover(policy: &IssuerPolicy) -> Result<String, String> {
-    let url = format!("{}/.well-known/openid-configuration", policy.url.trim_end_matches('/'));
-    let body = get(&url, policy.ca_file.as_deref()).await?;
-    let document: serde_json::Value = serde_json::from_slice(&body).map_err(|_| "discovery is not JSON")?;
-    let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
-    if text("issuer") != Some(policy.url.as_str()) {
-        return Err(format!(
-            "discovery is of the issuer {:?}: set [[issuer]] url to that, or give jwks_uri",
-            text("issuer").unwrap_or_default()
-        ));
+    async fn fetch(&self) -> Result<Vec<Key>, String> {
+        let uri = match &self.jwks_uri {
+            Some(uri) => uri.clone(),
+            None => self.discover().await?,
+        };
+        parse_keys(&get(&uri, self.ca_file.as_deref()).await?)
     }
-    let jwks_uri = text("jwks_uri").ok_or("discovery names no jwks_uri")?;
-    let parsed: Option<Uri> = jwks_uri.parse().ok().filter(|uri: &Uri| uri.authority().is_some());
-    match parsed.as_ref().and_then(Uri::scheme_str) {
-        Some("https") => Ok(jwks_uri.to_owned()),
-        Some("http") if !policy.url.starts_with("https:") => Ok(jwks_uri.to_owned()),
-        _ => Err(format!(
-            "discovery names the jwks_uri {jwks_uri:?}, which is not absolute, or not https as the issuer is"
-        )),
+
+    /// OpenID Connect Discovery 1.0 §4.3: the document must speak for exactly this issuer.
+    async fn discover(&self) -> Result<String, String> {
+        let url = format!("{}/.well-known/openid-configuration", self.url.trim_end_matches('/'));
+        let body = get(&url, self.ca_file.as_deref()).await?;
+        let document: serde_json::Value =
+            serde_json::from_slice(&body).map_err(|_| "discovery is not JSON")?;
+        let text = |name: &str| document.get(name).and_then(serde_json::Value::as_str);
+        if text("issuer") != Some(self.url.as_str()) {
+            return Err(format!(
+                "discovery is of the issuer {:?}: set [[issuer]] url to that, or give jwks_uri",
+                text("issuer").unwrap_or_default()
+            ));
+        }
+        let jwks_uri = text("jwks_uri").ok_or("discovery names no jwks_uri")?;
+        let parsed: Option<Uri> = jwks_uri.parse().ok().filter(|uri: &Uri| uri.authority().is_some());
+        match parsed.as_ref().and_then(Uri::scheme_str) {
+            Some("https") => Ok(jwks_uri.to_owned()),
+            Some("http") if !self.url.starts_with("https:") => Ok(jwks_uri.to_owned()),
+            _ => Err(format!(
+                "discovery names the jwks_uri {jwks_uri:?}, which is not absolute, or not https as the issuer is"
+            )),
+        }
     }
 }
 

@@ -12,6 +12,27 @@ pub const REST: Duration = Duration::from_millis(100);
 
 const BACKLOG: i32 = 4096;
 
+/// File descriptors that are no client's: listeners, admin, fetches, the process's own.
+const SPARE_FILES: u32 = 64;
+
+/// How many connections the limit of open files carries, two descriptors each: the client's and the
+/// backend's. With it what to tell if that is less than `wanted`.
+pub fn affordable(wanted: Option<u32>) -> (u32, Option<String>) {
+    let limits = std::fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let files = limits
+        .lines()
+        .find_map(|line| line.strip_prefix("Max open files")?.split_whitespace().next()?.parse::<u32>().ok());
+    let affordable = files.map_or(u32::MAX, |files| (files.saturating_sub(SPARE_FILES) / 2).max(1));
+    let told = wanted.filter(|wanted| affordable < *wanted).map(|wanted| {
+        format!(
+            "max_connections = {wanted} needs {} file descriptors, the limit is {}: lowered to {affordable}",
+            u64::from(wanted) * 2 + u64::from(SPARE_FILES),
+            files.unwrap_or_default()
+        )
+    });
+    (wanted.unwrap_or(u32::MAX).min(affordable), told)
+}
+
 fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

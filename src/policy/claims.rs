@@ -1,11 +1,19 @@
 //! What a verified token says, and the checks of `[[issuer]]` on it (RFC 7519 §4.1, RFC 9068 §4).
 //! `Facts` are about a token and are cached; a verdict never is.
 
+use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
+use cel::common::types::{
+    CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt,
+};
+use cel::common::value::Val;
 use serde_json::{Map, Value};
 
+use super::cost::weight;
 use super::jwt::{Algorithm, Jwt};
+use super::trace::Trace;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
@@ -81,35 +89,56 @@ impl IssuerPolicy {
     }
 
     /// Time, audience, type and client of a token of this issuer, at `now`.
-    pub fn check(&self, facts: &Facts, now: Unix) -> Result<(), Reason> {
+    pub fn check(&self, facts: &Facts, now: Unix, trace: &mut Trace) -> Result<(), Reason> {
+        let time = || {
+            let exp = facts.exp.map_or_else(|| "no exp".to_owned(), |exp| format!("exp {}", moment(exp)));
+            let iat = facts.iat.map_or_else(String::new, |iat| format!(", iat {}", moment(iat)));
+            format!("time: {exp}{iat}, now {now}")
+        };
+        trace.step("issuer.leeway", time, self.check_time(facts, now))?;
+        self.check_claims(facts, trace)
+    }
+
+    fn check_time(&self, facts: &Facts, now: Unix) -> Result<(), Reason> {
         let (now, leeway) = (now.seconds(), self.leeway.as_secs_f64());
         let exp = facts.exp.ok_or(Reason::TokenClaimMissing)?;
         if now >= exp + leeway {
             return Err(Reason::TokenExpired);
         }
-        if facts.nbf.is_some_and(|nbf| nbf > now + leeway) || facts.iat.is_some_and(|iat| iat > now + leeway)
-        {
-            return Err(Reason::TokenNotYetValid);
-        }
-        if !self.any_audience && !facts.is_for(&self.audiences) {
-            return Err(Reason::TokenAudience);
-        }
-        // Bound to a key that a Bearer carrier does not prove (RFC 7800 §3.1).
-        if facts.claims.contains_key("cnf") {
-            return Err(Reason::TokenType);
-        }
+        let future = |time: Option<f64>| time.is_some_and(|time| time > now + leeway);
+        if future(facts.nbf) || future(facts.iat) { Err(Reason::TokenNotYetValid) } else { Ok(()) }
+    }
+
+    /// What does not change while a session lives, unless the configuration does.
+    pub fn check_claims(&self, facts: &Facts, trace: &mut Trace) -> Result<(), Reason> {
+        let told = |name: &'static str, claim: &'static str| {
+            move || match facts.claims.get(claim) {
+                Some(value) => format!("{name}: {claim} {value}"),
+                None => format!("{name}: no {claim}"),
+            }
+        };
+        let audience_ok = self.any_audience || facts.is_for(&self.audiences);
+        let audience = if audience_ok { Ok(()) } else { Err(Reason::TokenAudience) };
+        trace.step("issuer.audiences", told("audience", "aud"), audience)?;
         let type_ok = match facts.text("typ") {
+            // Bound to a key that a Bearer carrier does not prove (RFC 7800 §3.1).
+            _ if facts.claims.contains_key("cnf") => false,
             _ if self.token_types.is_empty() => true,
             Some(typ) => self.token_types.iter().any(|known| known == typ),
             None => facts.at_jwt,
         };
-        if !type_ok {
-            return Err(Reason::TokenType);
-        }
+        let type_ok = if type_ok { Ok(()) } else { Err(Reason::TokenType) };
+        trace.step("issuer.token_types", told("type", "typ"), type_ok)?;
         let client_ok = self.clients.is_empty()
             || facts.client().is_some_and(|azp| self.clients.iter().any(|known| known == azp));
-        if client_ok { Ok(()) } else { Err(Reason::TokenClient) }
+        let client = if client_ok { Ok(()) } else { Err(Reason::TokenClient) };
+        trace.step("issuer.clients", told("client", "azp"), client)
     }
+}
+
+/// A `NumericDate` as a person reads it.
+fn moment(seconds: f64) -> Unix {
+    Unix(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
 fn is_http_url(url: &str) -> bool {
@@ -131,6 +160,15 @@ pub struct Facts {
     pub iat: Option<f64>,
     nbf: Option<f64>,
     pub claims: Map<String, Value>,
+    converted: OnceLock<Converted>,
+}
+
+/// The claims as an expression sees them.
+#[derive(Debug)]
+pub struct Converted {
+    pub claims: CelMap<'static>,
+    /// What they and their names weigh together.
+    pub weight: u64,
 }
 
 impl Facts {
@@ -154,7 +192,7 @@ impl Facts {
             return Err(Reason::TokenMalformed);
         }
         let (exp, iat, nbf) = (time("exp")?, time("iat")?, time("nbf")?);
-        let facts = Self { at_jwt: jwt.is_at, exp, iat, nbf, claims };
+        let facts = Self { at_jwt: jwt.is_at, exp, iat, nbf, claims, converted: OnceLock::new() };
         if facts.text("iss").is_none() { Err(Reason::TokenClaimMissing) } else { Ok(facts) }
     }
 
@@ -212,6 +250,41 @@ impl Facts {
         let list = self.claims.get("allowed-origins").and_then(Value::as_array);
         list.into_iter().flatten().filter_map(Value::as_str).collect()
     }
+
+    /// Made when the first rule asks, and once per token: it costs more than most rules do.
+    pub fn converted(&self) -> &Converted {
+        self.converted.get_or_init(|| {
+            let mut weight = 1;
+            let claims = convert_map(&self.claims, &mut weight);
+            Converted { claims, weight }
+        })
+    }
+}
+
+fn convert_map(map: &Map<String, Value>, sum: &mut u64) -> CelMap<'static> {
+    let entries = map.iter().map(|(name, value)| {
+        *sum += weight(name.len());
+        (CelMapKey::from(name.clone()), convert(value, sum))
+    });
+    entries.collect::<HashMap<_, _>>().into()
+}
+
+fn convert(value: &Value, sum: &mut u64) -> Box<dyn Val> {
+    *sum += weight(value.as_str().map_or(0, str::len));
+    match value {
+        Value::Null => Box::new(CelNull),
+        Value::Bool(flag) => Box::new(CelBool::from(*flag)),
+        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(int), _) => Box::new(CelInt::from(int)),
+            (None, Some(uint)) => Box::new(CelUInt::from(uint)),
+            (None, None) => Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN))),
+        },
+        Value::String(text) => Box::new(CelString::from(text.clone())),
+        Value::Array(items) => {
+            Box::new(CelList::from(items.iter().map(|item| convert(item, sum)).collect::<Vec<_>>()))
+        }
+        Value::Object(map) => Box::new(convert_map(map, sum)),
+    }
 }
 
 #[cfg(test)]
@@ -254,7 +327,7 @@ mod tests {
 
     fn check(policy: &IssuerPolicy, changes: &Value, now: f64) -> Result<(), Reason> {
         facts_of(&with(changes), false)
-            .and_then(|facts| policy.check(&facts, Unix(Duration::from_secs_f64(now))))
+            .and_then(|facts| policy.check(&facts, Unix(Duration::from_secs_f64(now)), &mut Trace::Off))
     }
 
     #[test]
@@ -299,7 +372,7 @@ mod tests {
     #[test]
     fn an_access_token_by_rfc_9068_needs_no_typ_claim() {
         let facts = facts_of(&with(&json!({"typ": "absent"})), true).unwrap();
-        assert_eq!(policy().check(&facts, Unix(Duration::from_secs(950))), Ok(()));
+        assert_eq!(policy().check(&facts, Unix(Duration::from_secs(950)), &mut Trace::Off), Ok(()));
     }
 
     #[test]

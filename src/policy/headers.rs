@@ -208,6 +208,8 @@ pub struct Told<'a> {
     /// The `Host` that the backend gets.
     pub upstream_host: &'a [u8],
     pub request_id: &'a str,
+    /// What inline scripts of the answer have to carry to run.
+    pub nonce: Option<&'a str>,
     pub identity: &'a [(HeaderName, HeaderValue)],
     pub profile: Profile,
     pub compression: Compression,
@@ -266,6 +268,9 @@ pub fn outgoing(
         ("x-request-id", told.request_id),
     ] {
         out(&HeaderName::from_static(name), value.as_bytes());
+    }
+    if let Some(nonce) = told.nonce {
+        out(&HeaderName::from_static("x-csp-nonce"), nonce.as_bytes());
     }
     for (name, value) in told.identity {
         out(name, value.as_bytes());
@@ -328,6 +333,7 @@ mod tests {
             port: 443,
             upstream_host: b"chat.example.com",
             request_id: "r-1",
+            nonce: None,
             identity: &[],
             profile,
             compression,

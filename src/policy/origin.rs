@@ -183,6 +183,19 @@ impl OriginPolicy {
             Err(Reason::OriginDenied)
         }
     }
+
+    /// Whether the page that asks may read the answer (CORS). With `None` no token is known yet: a
+    /// preflight carries none, and the real request decides.
+    pub fn shares_with(&self, headers: &HeaderMap, own: Own<'_>, allowed_by_token: Option<&[&str]>) -> bool {
+        // What may pass without an Origin is no page, so there is nobody to share with.
+        headers.contains_key(ORIGIN)
+            && match self.look(headers, own) {
+                Verdict::Pass => true,
+                Verdict::Denied => false,
+                first @ Verdict::Undecided => allowed_by_token
+                    .is_none_or(|allowed| self.look_again(first, headers, own, allowed, false).is_ok()),
+            }
+    }
 }
 
 impl Entry {
@@ -318,5 +331,43 @@ mod tests {
         assert_eq!(OriginPolicy::default().look(&none, OWN), Verdict::Pass);
         assert_eq!(OriginPolicy::default().look(&headers(&["null"]), OWN), Verdict::Denied);
         assert_eq!(look(&["null"], "null"), Verdict::Pass);
+    }
+
+    #[test]
+    fn an_answer_is_shared_with_the_one_page_that_is_listed() {
+        let shares = |allow: &[&str], origins: &[&str]| {
+            let mut policy = policy(allow);
+            policy.allow_missing = true;
+            policy.shares_with(&headers(origins), OWN, None)
+        };
+        for (allow, origins, shared) in [
+            (&["https://a.com"][..], &["https://a.com"][..], true),
+            (&["https://a.com"], &["https://b.com"], false),
+            (&["https://a.com"], &["https://a.com", "https://a.com"], false),
+            (&["https://a.com"], &["null"], false),
+            (&["https://a.com"], &["https://a.com/"], false),
+            (&["self"], &["https://chat.example.com:8443"], true),
+            (&["null"], &["null"], true),
+            (&["*"], &["https://b.com"], true),
+            (&["*"], &["https://a.com", "https://b.com"], false),
+            (&["*"], &[], false),
+            (&["self"], &[], false),
+            (&[], &["https://a.com"], false),
+        ] {
+            assert_eq!(shares(allow, origins), shared, "{allow:?} {origins:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_is_shared_with_the_page_that_its_token_names() {
+        let page = headers(&["https://a.com"]);
+        let shares = |allow: &[&str], token| policy(allow).shares_with(&page, OWN, token);
+        assert!(shares(&["token"], None), "a preflight has no token");
+        assert!(shares(&["token"], Some(&["https://a.com"])));
+        assert!(!shares(&["token"], Some(&["https://b.com", "*", "+"])));
+        assert!(!shares(&["token"], Some(&[])), "the real request had no token");
+        assert!(!shares(&["self"], None));
+        assert!(!shares(&["self"], Some(&["https://a.com"])), "nobody asked for the token's list");
+        assert!(shares(&["token", "https://a.com"], Some(&[])), "listed is listed");
     }
 }

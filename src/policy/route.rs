@@ -133,6 +133,11 @@ impl<T> Routes<T> {
         Self { routes }
     }
 
+    /// What belongs to each of them.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.routes.iter().map(|(_, value)| value)
+    }
+
     /// The route of a path. The path is one that `policy::request` has let through: it is matched as
     /// the backend will decode it, so that no second spelling falls into another route.
     pub fn find(&self, path: &str) -> Option<(&T, Params)> {

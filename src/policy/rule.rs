@@ -1,17 +1,20 @@
-//! A route's own conditions on the token: `roles` and `claims`.
+//! A route's own conditions: `roles` and `claims` on the token, `allow` on all that is known.
 
 use serde_json::Value;
 
 use super::claims::Facts;
+use super::expression::{Expression, RequestView};
 use super::route::{Params, Pattern};
+use super::trace::Trace;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
 
-/// `[[route]] roles` and `claims`: all of them must hold.
+/// `[[route]] roles`, `claims` and `allow`: all of them must hold.
 #[derive(Clone, Debug, Default)]
 pub struct Rule {
     roles: Vec<Role>,
     claims: Vec<(String, Template)>,
+    allow: Option<Expression>,
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +63,7 @@ impl Template {
 }
 
 impl Rule {
-    /// Reads both keys of a route.
+    /// Reads the three keys of a route.
     pub fn read(section: &Section<'_>, pattern: &Pattern) -> Self {
         let roles = section.get("roles", Vec::<String>::new());
         if roles.iter().any(|role| role.is_empty() || role.starts_with(':') || role.ends_with(':')) {
@@ -83,34 +86,62 @@ impl Rule {
                 ),
             }
         }
-        Self { roles, claims }
+        Self { roles, claims, allow: read_allow(section, pattern) }
     }
 
-    /// Takes note of both keys where the path is wrong, so that neither is called unknown.
+    /// Takes note of the keys where the path is wrong, so that none is called unknown.
     pub fn ignore(section: &Section<'_>) -> Self {
         section.get("roles", Vec::<String>::new());
         section.map("claims");
+        section.optional::<String>("allow");
         Self::default()
     }
 
-    /// Nothing is asked of the token.
+    /// Nothing is asked.
     pub fn is_empty(&self) -> bool {
-        self.roles.is_empty() && self.claims.is_empty()
+        self.roles.is_empty() && self.claims.is_empty() && self.allow.is_none()
     }
 
     /// Without a token nothing that asks for one holds.
-    pub fn check(&self, facts: Option<&Facts>, params: &Params) -> Result<(), Reason> {
-        if self.is_empty() {
-            return Ok(());
+    pub fn check(
+        &self,
+        facts: Option<&Facts>,
+        params: &Params,
+        request: &RequestView<'_>,
+        trace: &mut Trace,
+    ) -> Result<(), Reason> {
+        let ok_if = |holds: bool| if holds { Ok(()) } else { Err(Reason::RuleDenied) };
+        if !self.roles.is_empty() {
+            let hold = self.roles.iter().all(|role| facts.is_some_and(|facts| role.is_held(facts)));
+            trace.step("route.roles", || "rule: roles".into(), ok_if(hold))?;
         }
-        let facts = facts.ok_or(Reason::RuleDenied)?;
-        let holds = self.roles.iter().all(|role| role.is_held(facts))
-            && self.claims.iter().all(|(path, template)| {
-                let wanted = template.fill(params);
-                wanted.is_some_and(|wanted| facts.claim(path).is_some_and(|claim| says(claim, &wanted)))
+        if !self.claims.is_empty() {
+            let hold = self.claims.iter().all(|(path, template)| {
+                let claim = facts.and_then(|facts| facts.claim(path));
+                template.fill(params).is_some_and(|wanted| claim.is_some_and(|claim| says(claim, &wanted)))
             });
-        if holds { Ok(()) } else { Err(Reason::RuleDenied) }
+            trace.step("route.claims", || "rule: claims".into(), ok_if(hold))?;
+        }
+        if let Some(allow) = &self.allow {
+            let allowed = ok_if(allow.allows(facts, params, request));
+            trace.step("route.allow", || "rule: expression".into(), allowed)?;
+        }
+        Ok(())
     }
+
+    /// Whether it needs the request's headers.
+    pub fn reads_headers(&self) -> bool {
+        self.allow.as_ref().is_some_and(Expression::reads_headers)
+    }
+}
+
+fn read_allow(section: &Section<'_>, pattern: &Pattern) -> Option<Expression> {
+    let text = section.optional::<String>("allow")?;
+    let allow = Expression::compile(&text).map_err(|error| section.problem("allow", error)).ok()?;
+    for name in allow.parameters().filter(|name| !pattern.parameters().any(|known| known == *name)) {
+        section.problem("allow", format!("params.{name} is no parameter of the path {:?}", pattern.text()));
+    }
+    Some(allow)
 }
 
 impl Role {
@@ -164,7 +195,12 @@ mod tests {
 
     fn check(toml: &str, org: &str, id: &str) -> Result<(), Reason> {
         let params = [("org".to_owned(), org.to_owned()), ("id".to_owned(), id.to_owned())].into();
-        rule(toml).0.check(Some(&facts()), &params)
+        rule(toml).0.check(Some(&facts()), &params, &request(), &mut Trace::Off)
+    }
+
+    fn request() -> RequestView<'static> {
+        let address = std::net::Ipv4Addr::LOCALHOST.into();
+        RequestView { method: "GET", path: "/ws/acme/7/", host: "a", origin: None, address, headers: None }
     }
 
     #[test]
@@ -198,8 +234,70 @@ mod tests {
 
     #[test]
     fn without_a_token_nothing_holds() {
-        assert_eq!(rule("roles = ['chat']").0.check(None, &Params::new()), Err(Reason::RuleDenied));
-        assert_eq!(rule("").0.check(None, &Params::new()), Ok(()));
+        let check = |toml| rule(toml).0.check(None, &Params::new(), &request(), &mut Trace::Off);
+        for toml in ["roles = ['chat']", "claims = { tenant = 'acme' }", "allow = 'has(claims.tenant)'"] {
+            assert_eq!(check(toml), Err(Reason::RuleDenied), "{toml}");
+        }
+        assert_eq!(check(""), Ok(()));
+        assert_eq!(check("allow = 'request.method == \"GET\"'"), Ok(()));
+    }
+
+    #[test]
+    fn all_three_must_hold() {
+        let with = |roles: &str, tenant: &str, id: &str| {
+            check(
+                &format!(
+                    "roles = ['{roles}']\nclaims = {{ tenant = '{tenant}' }}\nallow = 'claims.o.id == params.id'"
+                ),
+                "acme",
+                id,
+            )
+        };
+        assert_eq!(with("chat", "{org}", "7"), Ok(()));
+        for (roles, tenant, id) in [("x", "{org}", "7"), ("chat", "x", "7"), ("chat", "{org}", "8")] {
+            assert_eq!(with(roles, tenant, id), Err(Reason::RuleDenied), "{roles} {tenant} {id}");
+        }
+        assert!(!rule("roles = ['chat']").0.is_empty());
+        assert!(!rule("allow = 'true'").0.is_empty() && rule("").0.is_empty());
+    }
+
+    #[test]
+    fn an_expression_is_shown_and_its_mistakes_are_told_with_their_place() {
+        let read = |toml: &str| {
+            let document = Document::parse(toml, std::iter::empty());
+            let pattern = Pattern::parse("/ws/{org}/").unwrap();
+            Rule::read(&document.root().unwrap(), &pattern);
+            let (problems, _, effective) = document.finish();
+            let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            (problems, crate::base::effective::show(&effective))
+        };
+        let (problems, shown) = read("allow = 'params.org in claims.organization'");
+        assert!(
+            problems.is_empty() && shown.contains("allow = \"params.org in claims.organization\"\n"),
+            "{shown}"
+        );
+        assert!(!read("").1.contains("allow"));
+        for (toml, told) in [
+            (
+                "\nallow = 'param.org == \"a\"'",
+                "line 2: allow = 'param.org == \"a\"': line 1, column 1: unknown variable \"param\"; accepted: claims, params, request",
+            ),
+            (
+                "allow = 'params.room == \"a\"'",
+                "line 1: allow = 'params.room == \"a\"': params.room is no parameter of the path \"/ws/{org}/\"",
+            ),
+            ("allow = true", "line 1: allow = true: accepted: a string"),
+        ] {
+            assert_eq!(read(toml).0, [told]);
+        }
+    }
+
+    #[test]
+    fn keys_beside_a_wrong_path_are_not_unknown() {
+        let document =
+            Document::parse("roles = ['a']\nallow = 'nonsense('\n[claims]\na = 'b'", std::iter::empty());
+        Rule::ignore(&document.root().unwrap());
+        assert_eq!(document.finish().0.len(), 0);
     }
 
     #[test]
@@ -211,6 +309,8 @@ mod tests {
             "roles = ['']",
             "roles = 'chat'",
             "roles = [':x']",
+            "allow = 'claims.x ='",
+            "allow = ''",
         ] {
             assert_eq!(rule(toml).1, 1, "{toml}");
         }

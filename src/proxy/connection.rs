@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -12,13 +13,15 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::closing::FOREVER;
-use super::entry::{self, Worker, serve};
+use super::entry::{self, serve};
 use super::first::{self, First};
 use super::plan::Who;
 use super::wire::{ClientIo, HeadLimits, HeadTimer, MAX_HEADERS, Wire};
+use super::worker::Worker;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Count, OneOrMany, Size, Span};
+use crate::policy::peer::{Networks, Peer};
 use crate::state::permits::Permit;
 use crate::telemetry::record::Told;
 
@@ -33,6 +36,8 @@ pub struct ListenSettings {
     pub addresses: Vec<SocketAddr>,
     pub hosts: Vec<String>,
     pub public_url: String,
+    pub trusted_proxies: Networks,
+    pub allow_addresses: Networks,
     pub max_connections: Option<u32>,
     pub limits: HeadLimits,
     pub handshake_timeout: Option<Duration>,
@@ -59,6 +64,8 @@ impl ListenSettings {
             }
         }
         let public_url = section.get("public_url", String::new());
+        let trusted_proxies = Networks::read(section, "trusted_proxies", &Networks::default());
+        let allow_addresses = Networks::read(section, "allow_addresses", &Networks::default());
         let max_connections = section.get("max_connections", Some(Count(65_536))).map(|count| count.0);
         let header_timeout = time("header_timeout", 10);
         let size = section.get("header_size", Some(Size(32 * 1024))).map_or(MOST_BUFFER, |size| size.0);
@@ -69,7 +76,16 @@ impl ListenSettings {
         let keep_alive = time("keep_alive", 75);
         let header_size = usize::try_from(size.clamp(LEAST_BUFFER, MOST_BUFFER)).unwrap_or(32 * 1024);
         let limits = HeadLimits { header_timeout, header_size, keep_alive };
-        Self { addresses, hosts, public_url, max_connections, limits, handshake_timeout }
+        Self {
+            addresses,
+            hosts,
+            public_url,
+            trusted_proxies,
+            allow_addresses,
+            max_connections,
+            limits,
+            handshake_timeout,
+        }
     }
 }
 
@@ -103,7 +119,7 @@ pub async fn run(
         answer = entry::upgrade(&worker, peer, &head, started) => answer,
         () = first::gone(&stream) => return,
     };
-    let settings = Arc::clone(&worker.gate.snapshot.unmatched.session);
+    let settings = Arc::clone(&worker.gate.snapshot.load().settings.unmatched.session);
     first::answer(stream, early, answer, Arc::new(slot), &settings).await;
 }
 
@@ -162,6 +178,9 @@ async fn begun(closing: &mut watch::Receiver<bool>) {
 /// Records what was refused before there was a request.
 fn refused(worker: &Worker, peer: IpAddr, reason: Reason) {
     let who = Who { address: peer, request_id: "-".into(), origin: None, plan: None, facts: None };
+    let snapshot = worker.gate.snapshot.load_full();
+    let from = Peer::of(peer, &HeaderMap::new(), &snapshot.settings.trusted_proxies);
+    worker.count_refusal(&snapshot.settings, &from, reason, false);
     let told = match reason.row().status {
         0 => Told::Nothing,
         status => Told::Status(status),

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -15,48 +14,31 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use super::body::Body;
-use super::forward::{self, Pools};
+use super::dress::{self, Dress};
+use super::forward;
 use super::handshake::{self, Agreed, Outcome};
 use super::judge;
-use super::plan::{Gate, Who};
+use super::plan::{AttemptsCount, Gate, Guest, Plan, Settings, Snapshot, Who};
 use super::refuse::{self, close};
 use super::session::{Early, Session};
+use super::visit::Visit;
 use super::wire::ClientIo;
+use super::worker::Worker;
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
-use crate::policy::request::{self, Kind, request_id_is_plain};
+use crate::policy::cors;
+use crate::policy::peer::Peer;
+use crate::policy::request::{self, Kind};
+use crate::policy::trace::Trace;
 use crate::state::permits::Slot;
 use crate::telemetry::logging::Level;
-use crate::telemetry::record::{Describe, Recorder, SessionRecord, Traffic, shadowed};
-
-/// One worker's view of the gate.
-#[derive(Debug)]
-pub struct Worker {
-    pub gate: Arc<Gate>,
-    pub pools: Pools,
-    /// Makes the request ids of this worker unlike those of any other.
-    pub id_prefix: u64,
-    pub id_next: AtomicU64,
-}
-
-impl Worker {
-    fn request_id(&self, head: &Parts) -> Box<str> {
-        let given = head.headers.get("x-request-id").map(HeaderValue::as_bytes);
-        if let Some(id) =
-            given.filter(|id| request_id_is_plain(id)).and_then(|id| std::str::from_utf8(id).ok())
-        {
-            return id.into();
-        }
-        let n = self.id_next.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{n:08x}", self.id_prefix).into()
-    }
-}
+use crate::telemetry::record::{Describe, Recorder, SessionRecord, Told, Traffic, shadowed};
 
 /// What becomes of a connection after its 101.
 #[derive(Debug)]
 pub enum Next {
     Live {
-        session: Box<Session<Who>>,
+        session: Box<Session<Guest>>,
         backend: Stream,
         early: Vec<u8>,
     },
@@ -103,7 +85,7 @@ pub struct Answer {
 /// a session takes it along.
 pub async fn serve(
     worker: Arc<Worker>,
-    peer: IpAddr,
+    socket: IpAddr,
     slot: Slot,
     request: Request<Incoming>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
@@ -112,7 +94,7 @@ pub async fn serve(
     let on_upgrade = head.extensions.remove::<OnUpgrade>();
     match (request::kind(&head), on_upgrade) {
         (Ok(Kind::Upgrade), Some(on_upgrade)) => {
-            let answer = upgrade(&worker, peer, &head, started).await;
+            let answer = upgrade(&worker, socket, &head, started).await;
             if let Some(next) = answer.next {
                 tokio::spawn(async move {
                     match into_stream(on_upgrade).await {
@@ -123,31 +105,86 @@ pub async fn serve(
             }
             Ok(answer.response)
         }
-        (Ok(Kind::Plain), _) => Ok(plain(&worker, peer, &head, body, started).await),
-        (Ok(Kind::Upgrade), None) => Ok(malformed(&worker, peer, &head, Reason::Internal, started)),
-        (Err(reason), _) => Ok(malformed(&worker, peer, &head, reason, started)),
+        (Ok(Kind::Plain), _) => Ok(plain(&worker, socket, &head, body, started).await),
+        (Ok(Kind::Upgrade), None) => Ok(malformed(&worker, socket, &head, Reason::Internal, started)),
+        (Err(reason), _) => Ok(malformed(&worker, socket, &head, reason, started)),
     }
 }
 
-fn who(worker: &Worker, peer: IpAddr, head: &Parts) -> Who {
+fn who(worker: &Worker, peer: &Peer, head: &Parts) -> Who {
     let origin = head.headers.get(header::ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes()).into());
-    Who { address: peer, request_id: worker.request_id(head), origin, plan: None, facts: None }
+    let request_id = worker.request_id(head);
+    Who { address: peer.address, request_id, origin, plan: None, facts: None }
 }
 
 /// The refusal of what is no request that may go on: the connection ends with it.
 fn malformed(
     worker: &Worker,
-    peer: IpAddr,
+    socket: IpAddr,
     head: &Parts,
     reason: Reason,
     started: Instant,
 ) -> Response<Body> {
-    let mut refusal = refuse::plain(reason.into());
-    refusal.response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let (who, upgrade) = (who(worker, peer, head), head.headers.contains_key(header::UPGRADE));
-    let target = worker.gate.snapshot.unmatched.token.redacted(&head.uri);
-    worker.gate.recorder.refused(reason, &who, upgrade, Some(&target), refusal.told, started.elapsed());
-    refusal.response
+    let snapshot = worker.gate.snapshot.load_full();
+    let peer = worker.peer(&snapshot.settings, socket, head);
+    let reason =
+        if worker.is_over_attempts(&snapshot.settings, &peer) { Reason::AttemptsExceeded } else { reason };
+    let who = who(worker, &peer, head);
+    let asked = Asked { worker, settings: &snapshot.settings, visit: visit(head, &peer), started };
+    let mut response = asked.refused_plain(reason, &who, head.headers.contains_key(header::UPGRADE));
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
+}
+
+fn visit<'a>(head: &'a Parts, peer: &'a Peer) -> Visit<'a> {
+    Visit { head, host: request::host(&head.headers).unwrap_or_default(), peer }
+}
+
+/// A request under the configuration that was in force when it came.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    worker: &'a Worker,
+    settings: &'a Settings,
+    visit: Visit<'a>,
+    started: Instant,
+}
+
+impl Asked<'_> {
+    fn plan<'p>(&'p self, who: &'p Who) -> &'p Plan {
+        who.plan.as_ref().unwrap_or(&self.settings.unmatched)
+    }
+
+    /// Records a refusal, and counts it against whoever it is from.
+    fn record(&self, reason: Reason, who: &Who, upgrade: bool, told: Told) {
+        let target = self.plan(who).token.redacted(&self.visit.head.uri);
+        let recorder = &self.worker.gate.recorder;
+        recorder.refused(reason, who, upgrade, Some(&target), told, self.started.elapsed());
+        self.worker.count_refusal(self.settings, self.visit.peer, reason, upgrade);
+    }
+
+    fn dress(&self, response: &mut Response<Body>, who: &Who, nonce: Option<&str>) {
+        let facts = who.facts.as_deref();
+        Dress { settings: self.settings, plan: self.plan(who), visit: self.visit, facts, nonce }
+            .apply(response);
+    }
+
+    /// A refusal over HTTP.
+    fn refused_plain(&self, reason: Reason, who: &Who, upgrade: bool) -> Response<Body> {
+        let mut refusal = refuse::plain(reason.into());
+        self.record(reason, who, upgrade, refusal.told);
+        self.dress(&mut refusal.response, who, None);
+        refusal.response
+    }
+
+    /// A refusal as an upgrade is told it.
+    fn refused(&self, reject: Reject, who: &Who) -> Answer {
+        let plan = self.plan(who);
+        let mut refusal = refuse::upgrade(reject, self.visit.head, &plan.refuse, &plan.token);
+        self.record(reject.reason, who, true, refusal.told);
+        self.dress(&mut refusal.response, who, None);
+        let next = refusal.close.map(|frame| Next::Close { frame, patience: plan.session.close_timeout });
+        Answer { response: refusal.response, next }
+    }
 }
 
 /// A handshake that is under way. If its client leaves it is dropped, and still leaves a line.
@@ -169,17 +206,29 @@ impl Drop for Pending<'_> {
 }
 
 /// Answers an upgrade whose form is right.
-pub async fn upgrade(worker: &Worker, peer: IpAddr, head: &Parts, started: Instant) -> Answer {
+pub async fn upgrade(worker: &Worker, socket: IpAddr, head: &Parts, started: Instant) -> Answer {
     let gate = &worker.gate;
-    if let Err(reason) = request::check(head, &gate.snapshot.hosts) {
-        return Answer { response: malformed(worker, peer, head, reason, started), next: None };
+    let snapshot = gate.snapshot.load_full();
+    let settings = &snapshot.settings;
+    let peer = worker.peer(settings, socket, head);
+    let visit = visit(head, &peer);
+    let asked = Asked { worker, settings, visit, started };
+    let mut pending = Pending { recorder: &gate.recorder, who: Some(who(worker, &peer, head)), started };
+    let is_over = worker.is_over_attempts(settings, &peer);
+    if !is_over {
+        if let Err(reason) = request::check(head, &settings.hosts) {
+            pending.who = None;
+            return Answer { response: malformed(worker, socket, head, reason, started), next: None };
+        }
+        if settings.limits.attempts_count == AttemptsCount::All {
+            worker.count_attempt(settings, &peer);
+        }
     }
-    let host = request::host(&head.headers).unwrap_or_default();
-    let mut pending = Pending { recorder: &gate.recorder, who: Some(who(worker, peer, head)), started };
     let outcome = match &mut pending.who {
+        _ if is_over => Err(Reason::AttemptsExceeded.into()),
         Some(who) if !gate.lifecycle.refuses() => {
-            let line = handshake::run(gate, head, host, started, who);
-            match gate.snapshot.handshake_timeout {
+            let line = handshake::run(gate, visit, started, who);
+            match settings.handshake_timeout {
                 None => line.await,
                 Some(timeout) => tokio::time::timeout_at(started + timeout, line)
                     .await
@@ -191,47 +240,39 @@ pub async fn upgrade(worker: &Worker, peer: IpAddr, head: &Parts, started: Insta
     // As before the dial: answers go out in a burst.
     tokio::task::yield_now().await;
     match (outcome, pending.who.take()) {
-        (Ok(Outcome::Agreed(agreed)), Some(who)) => open(gate, *agreed, who, head, started),
+        (Ok(Outcome::Agreed(agreed)), Some(_)) => open(gate, *agreed, head, started),
         (Ok(Outcome::Answered(response)), Some(who)) => {
             let status = response.status().as_u16();
             let reject = Reject { reason: Reason::UpstreamRefused, upstream_status: Some(status) };
-            let mut answer = refused(gate, reject, &who, head, started);
+            let mut answer = asked.refused(reject, &who);
             if answer.next.is_none() {
                 // Over HTTP the backend speaks for itself.
                 let (mut parts, body) = response.into_parts();
                 parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                 answer.response = Response::from_parts(parts, Body::Stream(body));
+                asked.dress(&mut answer.response, &who, None);
             }
             answer
         }
-        (Err(reject), Some(who)) => refused(gate, reject, &who, head, started),
+        (Err(reject), Some(who)) => asked.refused(reject, &who),
         (_, None) => Answer { response: refuse::plain(Reason::Internal.into()).response, next: None },
     }
 }
 
-fn refused(gate: &Gate, reject: Reject, who: &Who, head: &Parts, started: Instant) -> Answer {
-    let plan = who.plan.as_ref().unwrap_or(&gate.snapshot.unmatched);
-    let refusal = refuse::upgrade(reject, head, &plan.refuse, &plan.token);
-    let target = plan.token.redacted(&head.uri);
-    gate.recorder.refused(reject.reason, who, true, Some(&target), refusal.told, started.elapsed());
-    let next = refusal.close.map(|frame| Next::Close { frame, patience: plan.session.close_timeout });
-    Answer { response: refusal.response, next }
-}
-
-fn open(gate: &Gate, agreed: Agreed, who: Who, head: &Parts, started: Instant) -> Answer {
+fn open(gate: &Gate, agreed: Agreed, head: &Parts, started: Instant) -> Answer {
     let target = agreed.plan.token.redacted(&head.uri);
     if let Some(reason) = agreed.would_refuse {
         gate.recorder.would_refuse(reason);
     }
     let recorder = Arc::clone(&gate.recorder);
+    let entry = Arc::clone(&agreed.registration.entry);
     let session = Session {
         frames: Arc::clone(&agreed.plan.frames),
         settings: Arc::clone(&agreed.plan.session),
         refuse: Arc::clone(&agreed.plan.refuse),
         shadow: agreed.plan.shadow,
-        record: SessionRecord::open(recorder, who, started.elapsed(), agreed.would_refuse, &target),
+        record: SessionRecord::open(recorder, entry, started.elapsed(), agreed.would_refuse, &target),
         registration: Some(agreed.registration),
-        permit: Some(agreed.permit),
         expires: agreed.expires,
     };
     Answer {
@@ -252,34 +293,38 @@ async fn into_stream(on_upgrade: OnUpgrade) -> Option<(TcpStream, Vec<u8>)> {
 
 async fn plain(
     worker: &Worker,
-    peer: IpAddr,
+    socket: IpAddr,
     head: &Parts,
     body: Incoming,
     started: Instant,
 ) -> Response<Body> {
     let gate = &worker.gate;
-    if let Err(reason) = request::check(head, &gate.snapshot.hosts) {
-        return malformed(worker, peer, head, reason, started);
+    let snapshot = gate.snapshot.load_full();
+    let settings = &snapshot.settings;
+    let peer = worker.peer(settings, socket, head);
+    let asked = Asked { worker, settings, visit: visit(head, &peer), started };
+    let is_over = worker.is_over_attempts(settings, &peer);
+    if !is_over && let Err(reason) = request::check(head, &settings.hosts) {
+        return malformed(worker, socket, head, reason, started);
     }
-    let mut who = who(worker, peer, head);
+    let mut who = who(worker, &peer, head);
     let mut would_refuse = None;
-    let response = match forwarded(worker, head, body, &mut who, &mut would_refuse).await {
-        Ok(response) => response,
-        Err(reason) => {
-            let refusal = refuse::plain(reason.into());
-            let plan = who.plan.as_ref().unwrap_or(&gate.snapshot.unmatched);
-            let target = plan.token.redacted(&head.uri);
-            gate.recorder.refused(reason, &who, false, Some(&target), refusal.told, started.elapsed());
-            refusal.response
-        }
+    let answer = if is_over {
+        Err(Reason::AttemptsExceeded)
+    } else if let Some(answer) = dress::preflight(settings, asked.visit, &body) {
+        Ok(answer)
+    } else {
+        forwarded(worker, asked.visit, body, &mut who, &mut would_refuse).await
     };
+    let response = answer.unwrap_or_else(|reason| asked.refused_plain(reason, &who, false));
     record_request(&gate.recorder, head, &who, &response, would_refuse, started);
     response
 }
 
+/// Judges a plain request, sends it on, and dresses the answer.
 async fn forwarded(
     worker: &Worker,
-    head: &Parts,
+    visit: Visit<'_>,
     body: Incoming,
     who: &mut Who,
     would_refuse: &mut Option<Reason>,
@@ -288,14 +333,51 @@ async fn forwarded(
     if gate.lifecycle.refuses() {
         return Err(Reason::Draining);
     }
-    let host = request::host(&head.headers).unwrap_or_default();
-    let judged = judge::plain(&gate.snapshot, head)?;
-    let verdict = handshake::authenticate(gate, head, host, Kind::Plain, judged, who).await?;
+    let (snapshot, verdict) = loop {
+        let snapshot = gate.snapshot.load_full();
+        (who.plan, who.facts) = (None, None);
+        let verdict = judged(gate, &snapshot, visit, who).await;
+        if gate.snapshot.load().generation == snapshot.generation {
+            break (snapshot, verdict?);
+        }
+    };
     if let Some(reason) = verdict.judged.leniency.first {
         gate.recorder.would_refuse(reason);
         *would_refuse = Some(reason);
     }
-    forward::send(gate, &worker.pools, head, body, host, verdict, who).await
+    let plan = Arc::clone(&verdict.judged.plan);
+    let nonce = dress::fresh_nonce(&plan);
+    let pool = worker.pool(&snapshot, &plan.upstream);
+    let sent = forward::send(gate, &snapshot, &pool, visit, body, &verdict, who, nonce.as_deref());
+    let mut response = sent.await?;
+    let facts = verdict.bearer.as_ref().map(|bearer| bearer.facts.as_ref());
+    let dress = Dress { settings: &snapshot.settings, plan: &plan, visit, facts, nonce: nonce.as_deref() };
+    dress.apply(&mut response);
+    Ok(response)
+}
+
+/// The verdict on a plain request under one configuration.
+async fn judged(
+    gate: &Gate,
+    snapshot: &Snapshot,
+    visit: Visit<'_>,
+    who: &mut Who,
+) -> Result<handshake::Verdict, Reason> {
+    let judged = judge::plain(&snapshot.settings, visit).map_err(|(reason, plan)| {
+        who.plan = plan;
+        reason
+    })?;
+    who.plan = Some(Arc::clone(&judged.plan));
+    // Without a policy of ours a preflight is the backend's business; it never has a token.
+    if cors::is_preflight(visit.head) {
+        let rewrite = crate::policy::bearer::Rewrite::default();
+        return Ok(handshake::Verdict { judged, bearer: None, rewrite });
+    }
+    let (kind, trace) = (Kind::Plain, &mut Trace::Off);
+    let mut verdict = handshake::authenticate(snapshot, visit, kind, judged, who, trace).await?;
+    let revoked = handshake::check_revoked(gate, verdict.bearer.as_ref());
+    verdict.judged.leniency.apply(revoked)?;
+    Ok(verdict)
 }
 
 fn record_request(

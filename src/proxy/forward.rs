@@ -5,41 +5,32 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
-use http::request::Parts;
 use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use super::body::{Activity, Body};
 use super::handshake::{Verdict, headers_for_backend, target};
-use super::plan::{Gate, Upstream, Who};
+use super::plan::{Gate, Snapshot, Who};
+use super::visit::Visit;
 use crate::base::reject::Reason;
 use crate::io::pool::{Pool, give_up, is_connect, was_reused};
 use crate::policy::headers::strip_hop_by_hop;
 use crate::telemetry::logging::Level;
 
-/// The pools of one worker, by the index of the backend.
-pub type Pools = Vec<Pool<Body>>;
-
-/// Pools for all backends of the configuration.
-pub fn pools(upstreams: &[Arc<Upstream>]) -> Pools {
-    let pool =
-        |upstream: &Arc<Upstream>| Pool::new(upstream.endpoint.clone(), upstream.settings.connect_timeout);
-    upstreams.iter().map(pool).collect()
-}
-
 /// Sends a judged request on and returns the backend's answer.
+#[expect(clippy::too_many_arguments, reason = "all that is known of a request, used once")]
 pub async fn send(
     gate: &Gate,
-    pools: &Pools,
-    head: &Parts,
+    snapshot: &Snapshot,
+    pool: &Pool<Body>,
+    visit: Visit<'_>,
     body: Incoming,
-    host: &str,
-    verdict: Verdict,
+    verdict: &Verdict,
     who: &Who,
+    nonce: Option<&str>,
 ) -> Result<Response<Body>, Reason> {
-    let upstream = Arc::clone(&verdict.judged.plan.upstream);
+    let (head, upstream) = (visit.head, &verdict.judged.plan.upstream);
     let target = target(head, &verdict.rewrite);
-    let pool = pools.get(upstream.index).ok_or(Reason::Internal)?;
     // Only what changes nothing and can be said again is ever said twice, and never more often
     // (RFC 9110 §9.2.2).
     let mut repeatable =
@@ -48,7 +39,7 @@ pub async fn send(
     let mut body = Some(Body::Upload(body, Arc::clone(&activity)));
     let response = loop {
         let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
-        headers_for_backend(gate, head, host, &verdict, who, |name, value| {
+        headers_for_backend(gate, snapshot, visit, verdict, who, nonce, |name, value| {
             if let Ok(value) = HeaderValue::from_bytes(value) {
                 headers.append(name.clone(), value);
             }

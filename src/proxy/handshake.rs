@@ -1,7 +1,8 @@
-//! One upgrade, in a straight line: verdict, permits, registration, dial, the backend's 101, the
-//! client's 101. Everything held on the way releases itself when the client leaves.
+//! One upgrade, in a straight line: verdict, places, registration, blacklist, dial, the backend's 101,
+//! the client's 101. Everything held on the way releases itself when the client leaves.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -11,9 +12,10 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::judge::{self, Judged};
-use super::plan::{Auth, Gate, Plan, Who};
+use super::plan::{Auth, Gate, Guest, HttpToken, OnUserLimit, Plan, Snapshot, Who};
 use super::refuse::switching;
 use super::session::OnExpiry;
+use super::visit::Visit;
 use crate::base::clock::Unix;
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
@@ -24,9 +26,11 @@ use crate::policy::carrier::Delivery;
 use crate::policy::claims::Facts;
 use crate::policy::headers::{Told, outgoing};
 use crate::policy::jwt;
+use crate::policy::peer;
 use crate::policy::request::Kind;
-use crate::state::permits::Permit;
-use crate::state::sessions::Registration;
+use crate::policy::trace::Trace;
+use crate::state::sessions::{Places, Registration};
+use crate::state::tally::Place;
 use crate::state::verified::Verified;
 use crate::telemetry::logging::Level;
 
@@ -38,30 +42,48 @@ pub struct Bearer {
     pub from_cookie: bool,
 }
 
+impl Bearer {
+    fn verified(&self) -> judge::Verified<'_> {
+        judge::Verified { facts: &self.facts, issuer: &self.issuer, from_cookie: self.from_cookie }
+    }
+}
+
 /// Signature and issuer of a token, from memory if it was verified before.
-pub async fn verify(gate: &Gate, token: &str) -> Result<(Arc<Facts>, Arc<Issuer>), Reason> {
-    let issuer_of = |iss: &str| gate.snapshot.issuers.iter().find(|issuer| issuer.policy.url == iss);
-    if let Some(known) = gate.verified.get(token) {
-        let issuer = issuer_of(known.facts.iss()).ok_or(Reason::TokenIssuer)?;
+pub async fn verify(
+    snapshot: &Snapshot,
+    token: &str,
+    trace: &mut Trace,
+) -> Result<(Arc<Facts>, Arc<Issuer>), Reason> {
+    if let Some(known) = snapshot.verified.get(token) {
+        let issuer = snapshot.issuer(known.facts.iss()).ok_or(Reason::TokenIssuer)?;
         if !issuer.policy.algorithms.contains(&known.algorithm) {
             return Err(Reason::TokenAlgorithm);
         }
         return Ok((known.facts, Arc::clone(issuer)));
     }
-    let jwt = jwt::parse(token)?;
+    let jwt = trace.step("token.from", || "form: a signed JWT".into(), jwt::parse(token))?;
     // The issuer is chosen by what the token claims; its keys then prove the claim.
-    let issuer = match jwt.claims.get("iss") {
-        Some(serde_json::Value::String(iss)) => issuer_of(iss).ok_or(Reason::TokenIssuer)?,
-        Some(_) => return Err(Reason::TokenMalformed),
-        None => return Err(Reason::TokenClaimMissing),
+    let (named, issuer) = match jwt.claims.get("iss") {
+        Some(serde_json::Value::String(iss)) => {
+            (iss.as_str(), snapshot.issuer(iss).ok_or(Reason::TokenIssuer))
+        }
+        Some(_) => ("not a text", Err(Reason::TokenMalformed)),
+        None => ("missing", Err(Reason::TokenClaimMissing)),
     };
-    let (algorithm, key) = issuer.verify(&jwt).await?;
+    let issuer = trace.step("issuer.url", || format!("issuer: iss {named}"), issuer)?;
+    let verified = issuer.verify(&jwt).await;
+    let what = || {
+        let algorithm = jwt.algorithm.map_or("an algorithm that the gate does not know", |a| a.word());
+        format!("signature: {algorithm}, kid {}", jwt.kid.as_deref().unwrap_or("missing"))
+    };
+    let (algorithm, key) = trace.step("issuer.algorithms issuer.jwks_uri", what, verified)?;
     let facts = Arc::new(Facts::of(jwt)?);
-    gate.verified.put(token, Verified { facts: Arc::clone(&facts), algorithm, key });
+    snapshot.verified.put(token, Verified { facts: Arc::clone(&facts), algorithm, key });
     Ok((facts, Arc::clone(issuer)))
 }
 
 /// The verdict on a request: everything that can be said without the backend.
+#[derive(Debug)]
 pub struct Verdict {
     pub judged: Judged,
     pub bearer: Option<Bearer>,
@@ -70,45 +92,53 @@ pub struct Verdict {
 
 /// Looks for the token, verifies it, and judges. What is learned on the way goes into `who`.
 pub async fn authenticate(
-    gate: &Gate,
-    head: &Parts,
-    host: &str,
+    snapshot: &Snapshot,
+    visit: Visit<'_>,
     kind: Kind,
     mut judged: Judged,
     who: &mut Who,
+    trace: &mut Trace,
 ) -> Result<Verdict, Reason> {
+    let (head, settings) = (visit.head, &snapshot.settings);
     let plan = Arc::clone(&judged.plan);
-    who.plan = Some(Arc::clone(&plan));
-    let own = gate.snapshot.own(host);
     let Some(auth) = judge::wants_token(&plan, kind) else {
         if kind == Kind::Upgrade {
-            let verdict = judge::facts(&judged, kind, head, own, None, Unix::now());
+            let verdict = judge::facts(&judged, kind, visit, settings, None, Some(Unix::now()), trace);
             judged.leniency.apply(verdict)?;
         }
         return Ok(Verdict { judged, bearer: None, rewrite: Rewrite::default() });
     };
-    let found = judged.leniency.apply(bearer::find(head, &plan.token))?.flatten();
+    let found = bearer::find(head, &plan.token);
+    let what = || match &found {
+        Ok(Some(found)) if found.from_cookie => "token: in a cookie".to_owned(),
+        Ok(Some(_)) => "token: found".to_owned(),
+        Ok(None) => "token: none".to_owned(),
+        Err(_) => "token: cannot be told".to_owned(),
+    };
+    let there = match &found {
+        Ok(None) if auth == Auth::Required => Err(Reason::TokenMissing),
+        Ok(_) => Ok(()),
+        Err(reason) => Err(*reason),
+    };
+    let keys = if there == Err(Reason::TokenMissing) { "route.auth" } else { "token.from" };
+    judged.leniency.apply(trace.step(keys, what, there))?;
+    let found = found.ok().flatten();
     let mut bearer = None;
-    match &found {
-        None if auth == Auth::Required => {
-            judged.leniency.apply::<()>(Err(Reason::TokenMissing))?;
-        }
-        None => {}
-        Some(found) => {
-            if let Some((facts, issuer)) = judged.leniency.apply(verify(gate, &found.token).await)? {
-                who.facts = Some(Arc::clone(&facts));
-                bearer = Some(Bearer { facts, issuer, from_cookie: found.from_cookie });
-            }
-        }
+    if let Some(found) = &found
+        && let Some((facts, issuer)) = judged.leniency.apply(verify(snapshot, &found.token, trace).await)?
+    {
+        who.facts = Some(Arc::clone(&facts));
+        bearer = Some(Bearer { facts, issuer, from_cookie: found.from_cookie });
     }
     let now = Unix::now();
-    let verified = bearer.as_ref().map(|b| (b.facts.as_ref(), b.issuer.as_ref(), b.from_cookie));
-    let verdict = judge::facts(&judged, kind, head, own, verified, now);
+    let verified = bearer.as_ref().map(Bearer::verified);
+    let verdict = judge::facts(&judged, kind, visit, settings, verified, Some(now), trace);
     judged.leniency.apply(verdict)?;
     // In shadow mode a token that is not good makes nobody.
     if judged.leniency.first.is_some()
         && let Some(shown) = &bearer
-        && (!shown.issuer.is_usable() || shown.issuer.policy.check(&shown.facts, now).is_err())
+        && (!shown.issuer.is_usable()
+            || shown.issuer.policy.check(&shown.facts, now, &mut Trace::Off).is_err())
     {
         bearer = None;
     }
@@ -117,11 +147,20 @@ pub async fn authenticate(
     Ok(Verdict { judged, bearer, rewrite })
 }
 
+/// Whether the token, its session or its user is revoked, as far as is known.
+pub fn check_revoked(gate: &Gate, bearer: Option<&Bearer>) -> Result<(), Reason> {
+    let Some(bearer) = bearer else { return Ok(()) };
+    if gate.blacklist.is_stale() {
+        return Err(Reason::BlacklistUnavailable);
+    }
+    gate.blacklist.check(&bearer.facts, Unix::now())
+}
+
 fn delivery(plan: &Plan, kind: Kind) -> &Delivery {
     match (kind, plan.http_token) {
         (Kind::Upgrade, _) => &plan.upstream.settings.token,
-        (Kind::Plain, super::plan::HttpToken::Keep) => &Delivery::Keep,
-        (Kind::Plain, super::plan::HttpToken::Strip) => &Delivery::Strip,
+        (Kind::Plain, HttpToken::Keep) => &Delivery::Keep,
+        (Kind::Plain, HttpToken::Strip) => &Delivery::Strip,
     }
 }
 
@@ -136,13 +175,14 @@ pub fn target(head: &Parts, rewrite: &Rewrite) -> String {
     }
 }
 
-/// Calls `out` with each header for the backend.
+/// Calls `out` with each header for the backend. `nonce` is that of the answer's CSP.
 pub fn headers_for_backend(
     gate: &Gate,
-    head: &Parts,
-    host: &str,
+    snapshot: &Snapshot,
+    visit: Visit<'_>,
     verdict: &Verdict,
     who: &Who,
+    nonce: Option<&str>,
     out: impl FnMut(&HeaderName, &[u8]),
 ) {
     let plan = &verdict.judged.plan;
@@ -156,20 +196,20 @@ pub fn headers_for_backend(
             line.text("header", name.as_str()).text("request_id", &who.request_id).write();
         }
     }
-    let port = host.rsplit_once(':').and_then(|(_, port)| port.parse().ok());
-    let public = gate.snapshot.public_url.as_ref();
+    let seen = visit.seen(&snapshot.settings);
     let told = Told {
         address: who.address,
-        proto: public.map_or("http", |url| url.scheme.as_str()),
-        host: public.map_or(host, |url| url.host.as_str()),
-        port: public.map_or(port.unwrap_or(80), |url| url.port),
-        upstream_host: settings.host.as_ref().map_or(host.as_bytes(), HeaderValue::as_bytes),
+        proto: seen.scheme(),
+        host: &seen.host,
+        port: seen.port,
+        upstream_host: settings.host.as_ref().map_or(visit.host.as_bytes(), HeaderValue::as_bytes),
         request_id: &who.request_id,
+        nonce,
         identity: &identity,
         profile: settings.profile,
         compression: plan.frames.compression,
     };
-    outgoing(head, &gate.snapshot.owned, &verdict.rewrite, &told, out);
+    outgoing(visit.head, &snapshot.settings.owned, &verdict.rewrite, &told, out);
 }
 
 /// An upgrade that both sides have agreed to.
@@ -177,8 +217,7 @@ pub fn headers_for_backend(
 pub struct Agreed {
     pub response: Response<()>,
     pub plan: Arc<Plan>,
-    pub registration: Registration,
-    pub permit: Permit,
+    pub registration: Registration<Guest>,
     pub expires: Option<Instant>,
     pub would_refuse: Option<Reason>,
     pub backend: Stream,
@@ -193,53 +232,129 @@ pub enum Outcome {
     Answered(Response<Incoming>),
 }
 
-/// The whole line.
-pub async fn run(
+/// An upgrade that may dial.
+struct Admitted {
+    snapshot: Arc<Snapshot>,
+    verdict: Verdict,
+    registration: Registration<Guest>,
+}
+
+/// Everything up to the dial, under one configuration.
+async fn admit(
     gate: &Gate,
-    head: &Parts,
-    host: &str,
-    started: Instant,
+    snapshot: &Arc<Snapshot>,
+    visit: Visit<'_>,
     who: &mut Who,
-) -> Result<Outcome, Reject> {
-    let judged = judge::upgrade(&gate.snapshot, head, host).map_err(|(reason, plan)| {
+) -> Result<Admitted, Reason> {
+    let judged = judge::upgrade(&snapshot.settings, visit, &mut Trace::Off).map_err(|(reason, plan)| {
         who.plan = plan;
         reason
-    });
-    let verdict = match judged {
-        Ok(judged) => authenticate(gate, head, host, Kind::Upgrade, judged, who).await,
-        Err(reason) => Err(reason),
-    };
-    gate.recorder.metrics.verdict_after(started.elapsed());
-    let verdict = verdict?;
+    })?;
+    who.plan = Some(Arc::clone(&judged.plan));
+    let mut verdict = authenticate(snapshot, visit, Kind::Upgrade, judged, who, &mut Trace::Off).await?;
     let plan = Arc::clone(&verdict.judged.plan);
-    let permit = gate.permits.take().ok_or(Reason::SessionsFull)?;
-    let registration = gate.sessions.register(who.facts.clone());
-    // From here on whoever ends sessions reaches this one too; and whoever began to drain is seen.
+    let leniency = &mut verdict.judged.leniency;
+    let address = leniency.apply(address_place(gate, &plan, who))?.flatten();
+    let all = Some(gate.permits.take().ok_or(Reason::SessionsFull)?);
+    let guest = Guest {
+        who: who.clone(),
+        path: visit.head.uri.path().into(),
+        host: visit.seen(&snapshot.settings).host.into(),
+        from_cookie: verdict.bearer.as_ref().is_some_and(|bearer| bearer.from_cookie),
+        headers: plan.rule.reads_headers().then(|| Box::new(visit.head.headers.clone())),
+        shadow: plan.shadow.into(),
+    };
+    let registration = gate.sessions.register(guest, Places { all, address, user: None });
+    // From here on whoever ends sessions reaches this one too; and what was revoked before, or by whoever
+    // began to drain, is seen.
     if gate.lifecycle.refuses() {
-        return Err(Reason::Draining.into());
+        return Err(Reason::Draining);
     }
-    let target = target(head, &verdict.rewrite);
+    leniency.apply(check_revoked(gate, verdict.bearer.as_ref()))?;
+    Ok(Admitted { snapshot: Arc::clone(snapshot), verdict, registration })
+}
+
+fn address_place(gate: &Gate, plan: &Plan, who: &Who) -> Result<Option<Place>, Reason> {
+    let shared = &plan.limits.per_address;
+    let Some(limit) = shared.limit else { return Ok(None) };
+    let key = gate.addresses.key(&[shared.scope.as_bytes(), &peer::prefix(who.address)]);
+    gate.addresses.take(key, limit).map(Some).ok_or(Reason::AddressSessionsExceeded)
+}
+
+/// A place under the user's limit, if need be that of the user's oldest session. The last step before the
+/// dial: nobody who is refused pushes anybody out.
+fn user_place(gate: &Gate, plan: &Plan, registration: &Registration<Guest>) -> Result<(), Reason> {
+    let shared = &plan.limits.per_user;
+    let facts = registration.entry.subject.who.facts.as_deref();
+    let (Some(limit), Some(facts)) = (shared.limit, facts) else { return Ok(()) };
+    let Some(sub) = facts.sub() else { return Ok(()) };
+    let key = gate.users.key(&[shared.scope.as_bytes(), facts.iss().as_bytes(), sub.as_bytes()]);
+    loop {
+        if let Some(place) = gate.users.take(key, limit) {
+            registration.entry.hold(place);
+            return Ok(());
+        }
+        let may_displace = plan.limits.on_user_limit == OnUserLimit::CloseOldest && !plan.shadow;
+        if !may_displace || !gate.sessions.displace_oldest(facts.iss(), sub, key) {
+            return Err(Reason::UserSessionsExceeded);
+        }
+    }
+}
+
+/// The whole line.
+pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who) -> Result<Outcome, Reject> {
+    let admitted = loop {
+        let snapshot = gate.snapshot.load_full();
+        (who.plan, who.facts) = (None, None);
+        let admitted = admit(gate, &snapshot, visit, who).await;
+        // Registered under a configuration that no longer holds, and perhaps too late to be judged again
+        // with the others: so it is judged again here.
+        if gate.snapshot.load().generation == snapshot.generation {
+            break admitted;
+        }
+    };
+    let admitted = admitted.and_then(|mut admitted| {
+        let judged = &mut admitted.verdict.judged;
+        judged.leniency.apply(user_place(gate, &judged.plan, &admitted.registration))?;
+        Ok(admitted)
+    });
+    gate.recorder.metrics.verdict_after(started.elapsed());
+    let Admitted { snapshot, verdict, registration } = admitted?;
+    let plan = Arc::clone(&verdict.judged.plan);
+    let target = target(visit.head, &verdict.rewrite);
     let mut request = UpgradeRequest::new(&target);
-    headers_for_backend(gate, head, host, &verdict, who, |name, value| request.header(name, value));
+    headers_for_backend(gate, &snapshot, visit, &verdict, who, None, |name, value| {
+        request.header(name, value);
+    });
     // All that are ready are judged first and then dial one after the other: the backend wakes once for
     // many, where every single wake-up costs more than a verdict.
     tokio::task::yield_now().await;
     let answer = tokio::select! {
+        biased;
+        end = std::future::poll_fn(|cx| registration.entry.switch.poll_ended(cx)) => {
+            return Err(end.reason.into());
+        }
         answer = ask(gate, &plan, request) => answer?,
-        reason = std::future::poll_fn(|cx| registration.switch.poll_ended(cx)) => return Err(reason.into()),
     };
     match answer {
         Answer::Refused(response) => Ok(Outcome::Answered(response)),
-        Answer::Switched { headers: answered, early, stream } => Ok(Outcome::Agreed(Box::new(Agreed {
-            response: agreement(head, &plan, answered),
-            expires: expiry(&plan, verdict.bearer.as_ref()),
-            plan,
-            registration,
-            permit,
-            would_refuse: verdict.judged.leniency.first,
-            backend: stream,
-            backend_early: early,
-        }))),
+        Answer::Switched { headers: answered, early, stream } => {
+            let expires = expiry(&plan, verdict.bearer.as_ref());
+            if let Some(expires) = expires {
+                let at = Unix::now().0 + expires.saturating_duration_since(Instant::now());
+                let millis = u64::try_from(at.as_millis()).unwrap_or_default();
+                registration.entry.expires.store(millis, Ordering::Relaxed);
+            }
+            Ok(Outcome::Agreed(Box::new(Agreed {
+                response: agreement(visit.head, &plan, answered),
+                expires,
+                plan,
+                registration,
+                would_refuse: verdict.judged.leniency.first,
+                backend: stream,
+                backend_early: early,
+            })))
+        }
     }
 }
 

@@ -1,20 +1,25 @@
 //! May this request in? Pure functions: over the head, then over the verified token. No permits, no I/O.
+//! A handshake, a plain request, `explain` and a reload all ask here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use http::Method;
 use http::header::ORIGIN;
 use http::request::Parts;
+use http::{HeaderValue, Method};
 
-use super::plan::{Auth, HttpAuth, Plan, Snapshot, Unmatched};
+use super::plan::{Auth, Guest, HttpAuth, Plan, Settings, Snapshot, Unmatched};
+use super::visit::Visit;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::io::jwks::Issuer;
 use crate::policy::claims::Facts;
-use crate::policy::origin::{Own, Verdict};
+use crate::policy::origin::Verdict;
+use crate::policy::peer::Peer;
 use crate::policy::profile::Profile;
 use crate::policy::request::{self, Kind};
 use crate::policy::route::Params;
+use crate::policy::trace::Trace;
 
 /// What shadow mode has let pass. Only the first counts: it is what a handshake would have been
 /// refused for.
@@ -47,12 +52,42 @@ pub struct Judged {
     pub leniency: Leniency,
 }
 
-/// An upgrade before its token is looked for: route and origin.
-pub fn upgrade(snapshot: &Snapshot, head: &Parts, host: &str) -> Result<Judged, (Reason, Option<Arc<Plan>>)> {
-    let found = snapshot.routes.find(head.uri.path());
-    let (plan, params) = found.ok_or((Reason::RouteUnknown, None))?;
+/// A verified token.
+#[derive(Clone, Copy, Debug)]
+pub struct Verified<'a> {
+    pub facts: &'a Facts,
+    pub issuer: &'a Issuer,
+    pub from_cookie: bool,
+}
+
+fn ok_if(holds: bool, reason: Reason) -> Result<(), Reason> {
+    if holds { Ok(()) } else { Err(reason) }
+}
+
+/// Where this request comes from must be allowed on its route.
+fn address(plan: &Plan, peer: &Peer, trace: &mut Trace) -> Result<(), Reason> {
+    let allowed = plan.allow_addresses.is_empty() || plan.allow_addresses.contains(peer.address);
+    let what = || format!("address: {}", peer.address);
+    trace.step("listen.allow_addresses", what, ok_if(allowed, Reason::AddressDenied))
+}
+
+/// An upgrade before its token is looked for: route, address and origin.
+pub fn upgrade(
+    settings: &Settings,
+    visit: Visit<'_>,
+    trace: &mut Trace,
+) -> Result<Judged, (Reason, Option<Arc<Plan>>)> {
+    let head = visit.head;
+    let found = settings.routes.find(head.uri.path()).ok_or(Reason::RouteUnknown);
+    let what = || match &found {
+        Ok((plan, _)) => format!("route: {} is of {}", head.uri.path(), plan.name),
+        Err(_) => format!("route: none for {}", head.uri.path()),
+    };
+    let _ = trace.step("route.path", what, found.as_ref().map(|_| ()).map_err(|reason| *reason));
+    let (plan, params) = found.map_err(|reason| (reason, None))?;
     let mut leniency = Leniency { shadow: plan.shadow, first: None };
     let with_plan = |reason| (reason, Some(Arc::clone(plan)));
+    leniency.apply(address(plan, visit.peer, trace)).map_err(with_plan)?;
     // Daphne decodes subprotocols before it splits them: it would see others than we do.
     if plan.upstream.settings.profile == Profile::Daphne
         && request::list(&head.headers, &http::header::SEC_WEBSOCKET_PROTOCOL)
@@ -60,21 +95,31 @@ pub fn upgrade(snapshot: &Snapshot, head: &Parts, host: &str) -> Result<Judged, 
     {
         return Err(with_plan(Reason::UpgradeMalformed));
     }
-    let origin = plan.origin.look(&head.headers, snapshot.own(host));
-    if origin == Verdict::Denied {
-        leniency.apply::<()>(Err(Reason::OriginDenied)).map_err(with_plan)?;
-    }
+    let origin = plan.origin.look(&head.headers, visit.seen(settings).own());
+    let what = || match origin {
+        Verdict::Undecided => format!("origin: {}, the token decides", shown_origin(head)),
+        Verdict::Pass | Verdict::Denied => format!("origin: {}", shown_origin(head)),
+    };
+    let listed = trace.step("origin.allow", what, ok_if(origin != Verdict::Denied, Reason::OriginDenied));
+    leniency.apply(listed).map_err(with_plan)?;
     Ok(Judged { plan: Arc::clone(plan), params, origin, leniency })
 }
 
+fn shown_origin(head: &Parts) -> String {
+    let origin = head.headers.get(ORIGIN).map(HeaderValue::as_bytes);
+    origin.map_or_else(|| "none".into(), |origin| String::from_utf8_lossy(origin).into_owned())
+}
+
 /// A plain request: its route, or what holds for those that no route names.
-pub fn plain(snapshot: &Snapshot, head: &Parts) -> Result<Judged, Reason> {
-    let (plan, params) = match snapshot.routes.find(head.uri.path()) {
+pub fn plain(settings: &Settings, visit: Visit<'_>) -> Result<Judged, (Reason, Option<Arc<Plan>>)> {
+    let (plan, params) = match settings.routes.find(visit.head.uri.path()) {
         Some((plan, params)) => (plan, params),
-        None if snapshot.unmatched_http == Unmatched::Pass => (&snapshot.unmatched, Params::new()),
-        None => return Err(Reason::RouteUnknown),
+        None if settings.unmatched_http == Unmatched::Pass => (&settings.unmatched, Params::new()),
+        None => return Err((Reason::RouteUnknown, None)),
     };
-    let leniency = Leniency { shadow: plan.shadow, first: None };
+    let mut leniency = Leniency { shadow: plan.shadow, first: None };
+    let allowed = leniency.apply(address(plan, visit.peer, &mut Trace::Off));
+    allowed.map_err(|reason| (reason, Some(Arc::clone(plan))))?;
     Ok(Judged { plan: Arc::clone(plan), params, origin: Verdict::Undecided, leniency })
 }
 
@@ -88,32 +133,55 @@ pub fn wants_token(plan: &Plan, kind: Kind) -> Option<Auth> {
     }
 }
 
-/// The token's own checks, and those of the route on it.
+/// The token's own checks, and those of the route on it. Without `now` those that time decides are left
+/// out: a live session has its own clock.
 pub fn facts(
     judged: &Judged,
     kind: Kind,
-    head: &Parts,
-    own: Own<'_>,
-    verified: Option<(&Facts, &Issuer, bool)>,
-    now: Unix,
+    visit: Visit<'_>,
+    settings: &Settings,
+    verified: Option<Verified<'_>>,
+    now: Option<Unix>,
+    trace: &mut Trace,
 ) -> Result<(), Reason> {
-    let facts = verified.map(|(facts, _, _)| facts);
-    if let Some((facts, issuer, _)) = verified {
-        if !issuer.is_usable() {
-            return Err(Reason::KeysUnavailable);
+    if let Some(Verified { facts, issuer, .. }) = verified {
+        match now {
+            Some(_) if !issuer.is_usable() => return Err(Reason::KeysUnavailable),
+            Some(now) => issuer.policy.check(facts, now, trace)?,
+            None => issuer.policy.check_claims(facts, trace)?,
         }
-        issuer.policy.check(facts, now)?;
     }
-    let from_cookie = verified.is_some_and(|(_, _, from_cookie)| from_cookie);
+    let from_cookie = verified.is_some_and(|verified| verified.from_cookie);
+    let facts = verified.map(|verified| verified.facts);
     match kind {
         Kind::Upgrade => {
-            let allowed = facts.map(Facts::allowed_origins).unwrap_or_default();
-            judged.plan.origin.look_again(judged.origin, &head.headers, own, &allowed, from_cookie)?;
+            let again = look_again(judged, judged.origin, visit, settings, facts, from_cookie);
+            if judged.origin == Verdict::Undecided || from_cookie {
+                let what = || format!("origin again: {}", shown_origin(visit.head));
+                trace.step("origin.allow", what, again)?;
+            } else {
+                again?;
+            }
         }
-        Kind::Plain if from_cookie && is_unsafe(&head.method) => same_site(judged, head, own, facts)?,
+        Kind::Plain if from_cookie && is_unsafe(&visit.head.method) => {
+            same_site(judged, visit, settings, facts)?;
+        }
         Kind::Plain => {}
     }
-    judged.plan.rule.check(facts, &judged.params)
+    judged.plan.rule.check(facts, &judged.params, &visit.view(), trace)
+}
+
+fn look_again(
+    judged: &Judged,
+    first: Verdict,
+    visit: Visit<'_>,
+    settings: &Settings,
+    facts: Option<&Facts>,
+    from_cookie: bool,
+) -> Result<(), Reason> {
+    let allowed = facts.map(Facts::allowed_origins).unwrap_or_default();
+    let seen = visit.seen(settings);
+    judged.plan.origin.look_again(first, &visit.head.headers, seen.own(), &allowed, from_cookie)
 }
 
 /// RFC 9110 §9.2.1, turned around.
@@ -122,12 +190,55 @@ fn is_unsafe(method: &Method) -> bool {
 }
 
 /// A cookie alone must not let another site change anything.
-fn same_site(judged: &Judged, head: &Parts, own: Own<'_>, facts: Option<&Facts>) -> Result<(), Reason> {
-    let fetch_site = head.headers.get("sec-fetch-site").map(http::HeaderValue::as_bytes);
-    if fetch_site == Some(b"same-origin") && !head.headers.contains_key(ORIGIN) {
+fn same_site(
+    judged: &Judged,
+    visit: Visit<'_>,
+    settings: &Settings,
+    facts: Option<&Facts>,
+) -> Result<(), Reason> {
+    let headers = &visit.head.headers;
+    let fetch_site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    if fetch_site == Some(b"same-origin") && !headers.contains_key(ORIGIN) {
         return Ok(());
     }
-    let first = judged.plan.origin.look(&head.headers, own);
-    let allowed = facts.map(Facts::allowed_origins).unwrap_or_default();
-    judged.plan.origin.look_again(first, &head.headers, own, &allowed, true)
+    let first = judged.plan.origin.look(headers, visit.seen(settings).own());
+    look_again(judged, first, visit, settings, facts, true)
+}
+
+/// A live session under another configuration: what a handshake would be refused for, but for time and
+/// limits, or what its route in shadow mode lets pass.
+pub fn again(snapshot: &Snapshot, guest: &Guest, revoked: Result<(), Reason>) -> Result<(), Reason> {
+    let settings = &snapshot.settings;
+    let mut request = http::Request::builder().uri(&*guest.path);
+    if let Some(origin) = &guest.who.origin {
+        request = request.header(ORIGIN, &**origin);
+    }
+    let (mut head, ()) = request.body(()).map_err(|_| Reason::RequestMalformed)?.into_parts();
+    if let Some(headers) = &guest.headers {
+        head.headers = (**headers).clone();
+    }
+    let peer = Peer::at(guest.who.address);
+    let visit = Visit { head: &head, host: &guest.host, peer: &peer };
+    let mut judged = upgrade(settings, visit, &mut Trace::Off).map_err(|(reason, _)| reason)?;
+    guest.shadow.store(judged.plan.shadow, Ordering::Relaxed);
+    let verdict = again_with_token(snapshot, guest, visit, &judged).and(revoked);
+    judged.leniency.apply(verdict).map(|_| ())
+}
+
+fn again_with_token(
+    snapshot: &Snapshot,
+    guest: &Guest,
+    visit: Visit<'_>,
+    judged: &Judged,
+) -> Result<(), Reason> {
+    let verified = match &guest.who.facts {
+        _ if wants_token(&judged.plan, Kind::Upgrade).is_none() => None,
+        Some(facts) => {
+            let issuer = snapshot.issuer(facts.iss()).ok_or(Reason::TokenIssuer)?;
+            Some(Verified { facts, issuer, from_cookie: guest.from_cookie })
+        }
+        None if judged.plan.auth == Auth::Required => return Err(Reason::TokenMissing),
+        None => None,
+    };
+    facts(judged, Kind::Upgrade, visit, &snapshot.settings, verified, None, &mut Trace::Off)
 }

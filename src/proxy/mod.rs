@@ -6,6 +6,7 @@
 pub mod body;
 pub mod closing;
 pub mod connection;
+pub mod dress;
 pub mod entry;
 pub mod first;
 pub mod forward;
@@ -15,4 +16,6 @@ pub mod plan;
 pub mod refuse;
 pub mod session;
 pub mod splice;
+pub mod visit;
 pub mod wire;
+pub mod worker;

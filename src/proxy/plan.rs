@@ -2,29 +2,41 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use http::HeaderMap;
+
 use crate::base::section::Section;
-use crate::base::value::words;
+use crate::base::value::{Count, Rate, Span, words};
 use crate::io::dial::Endpoint;
 use crate::io::jwks::Issuer;
 use crate::io::upstream::UpstreamSettings;
 use crate::policy::carrier::TokenPolicy;
-use crate::policy::claims::Facts;
+use crate::policy::claims::{Facts, IssuerPolicy};
+use crate::policy::cors::CorsPolicy;
+use crate::policy::csp::CspPolicy;
 use crate::policy::frame::FrameLimits;
 use crate::policy::headers::{IdentityPolicy, Owned};
-use crate::policy::origin::{OriginPolicy, Own};
+use crate::policy::origin::OriginPolicy;
+use crate::policy::peer::Networks;
 use crate::policy::route::Routes;
 use crate::policy::rule::Rule;
+use crate::policy::security_headers::SecurityHeaders;
+use crate::state::attempts::Attempts;
+use crate::state::blacklist::Blacklist;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::permits::Permits;
-use crate::state::sessions::Sessions;
+use crate::state::sessions::{Sessions, Subject};
+use crate::state::tally::Tally;
 use crate::state::verified::VerifiedTokens;
 use crate::telemetry::logging::Line;
 use crate::telemetry::record::{Describe, Recorder};
 
 use super::refuse::RefuseSettings;
 use super::session::SessionSettings;
+use super::wire::HeadLimits;
 
 words! {
     /// `[[route]] auth`, for upgrades.
@@ -69,13 +81,119 @@ impl HttpSettings {
     }
 }
 
+words! {
+    /// `[limits] on_user_limit`
+    pub enum OnUserLimit { Refuse = "refuse", CloseOldest = "close_oldest" }
+}
+
+words! {
+    /// `[limits] attempts_count`
+    pub enum AttemptsCount { Refused = "refused", All = "all" }
+}
+
+words! {
+    /// `[blacklist] on_stale`
+    pub enum OnStale { RefuseNew = "refuse_new", Allow = "allow" }
+}
+
+/// A limit on sessions that share something. They are counted together by what set the limit: the
+/// root's over all routes that inherit it, a route's own on that route.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shared {
+    pub limit: Option<u32>,
+    /// The path of the route whose limit it is; empty = the root's.
+    pub scope: String,
+}
+
+impl Shared {
+    fn read(section: &Section<'_>, key: &str, inherited: &Self, scope: &str) -> Self {
+        let scope = if section.has(key) { scope.to_owned() } else { inherited.scope.clone() };
+        let limit = section.get(key, inherited.limit.map(Count)).map(|count| count.0);
+        Self { limit, scope }
+    }
+}
+
+/// `[limits]` on how many sessions there are, as far as routes may have their own.
+#[derive(Clone, Debug)]
+pub struct SessionLimits {
+    pub per_address: Shared,
+    pub per_user: Shared,
+    pub on_user_limit: OnUserLimit,
+}
+
+impl Default for SessionLimits {
+    fn default() -> Self {
+        let (per_address, per_user) = (Shared::default(), Shared::default());
+        Self { per_address, per_user, on_user_limit: OnUserLimit::Refuse }
+    }
+}
+
+impl SessionLimits {
+    /// Reads the section of the route with this path, or with an empty one the root's.
+    pub fn read(section: &Section<'_>, inherited: &Self, scope: &str) -> Self {
+        Self {
+            per_address: Shared::read(section, "sessions_per_address", &inherited.per_address, scope),
+            per_user: Shared::read(section, "sessions_per_user", &inherited.per_user, scope),
+            on_user_limit: section.get("on_user_limit", inherited.on_user_limit),
+        }
+    }
+}
+
+/// `[limits]` of the gate as a whole.
+#[derive(Clone, Copy, Debug)]
+pub struct GateLimits {
+    pub attempts: Option<Rate>,
+    pub attempts_count: AttemptsCount,
+    pub sessions: Option<u32>,
+}
+
+impl GateLimits {
+    pub fn read(section: &Section<'_>) -> Self {
+        let attempts = Rate { count: 20, per: Duration::from_secs(60) };
+        Self {
+            attempts: section.get("attempts_per_address", Some(attempts)),
+            attempts_count: section.get("attempts_count", AttemptsCount::Refused),
+            sessions: section.get("sessions", Some(Count(20_000))).map(|count| count.0),
+        }
+    }
+}
+
+/// `[blacklist]`
+#[derive(Clone, Debug)]
+pub struct BlacklistSettings {
+    pub retention: Duration,
+    pub max_entries: u32,
+    pub file: Option<String>,
+    pub on_stale: OnStale,
+    pub stale_after: Option<Duration>,
+}
+
+impl BlacklistSettings {
+    pub fn read(section: &Section<'_>) -> Self {
+        Self {
+            retention: section.get("retention", Span(Duration::from_secs(86_400))).0,
+            max_entries: section.get("max_entries", Count(1_000_000)).0,
+            file: section.optional("file"),
+            on_stale: section.get("on_stale", OnStale::RefuseNew),
+            stale_after: section.get("stale_after", Some(Span(Duration::from_secs(60)))).map(|span| span.0),
+        }
+    }
+}
+
 /// A backend and how to reach it.
 #[derive(Debug)]
 pub struct Upstream {
     pub settings: UpstreamSettings,
     pub endpoint: Endpoint,
-    /// Position of its pool in each worker.
-    pub index: usize,
+    /// Names its pool in each worker; no two ever have the same.
+    pub id: u64,
+}
+
+impl Upstream {
+    pub fn new(settings: UpstreamSettings, endpoint: Endpoint) -> Arc<Self> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        Arc::new(Self { settings, endpoint, id: NEXT.fetch_add(1, Ordering::Relaxed) })
+    }
 }
 
 /// The policies of one route.
@@ -88,9 +206,14 @@ pub struct Plan {
     pub http_token: HttpToken,
     pub shadow: bool,
     pub rule: Rule,
+    pub allow_addresses: Arc<Networks>,
     pub token: Arc<TokenPolicy>,
     pub identity: Arc<IdentityPolicy>,
     pub origin: Arc<OriginPolicy>,
+    pub cors: Option<Arc<CorsPolicy>>,
+    pub csp: Option<Arc<CspPolicy>>,
+    pub security_headers: Option<Arc<SecurityHeaders>>,
+    pub limits: Arc<SessionLimits>,
     pub frames: Arc<FrameLimits>,
     pub session: Arc<SessionSettings>,
     pub refuse: Arc<RefuseSettings>,
@@ -107,38 +230,109 @@ pub struct PublicUrl {
     pub port: u16,
 }
 
-/// All that a handshake looks at: made whole, replaced whole.
+/// What the configuration says about requests.
 #[derive(Debug)]
-pub struct Snapshot {
+pub struct Settings {
     pub routes: Routes<Arc<Plan>>,
     /// For what no route names.
     pub unmatched: Arc<Plan>,
     pub unmatched_http: Unmatched,
-    pub issuers: Vec<Arc<Issuer>>,
     pub hosts: Vec<String>,
     pub public_url: Option<PublicUrl>,
+    pub trusted_proxies: Networks,
     pub owned: Owned,
+    pub heads: HeadLimits,
     pub handshake_timeout: Option<Duration>,
-    pub upstreams: Vec<Arc<Upstream>>,
+    pub limits: GateLimits,
+    pub blacklist: BlacklistSettings,
+    pub token_cache: Option<u32>,
+    pub issuers: Vec<IssuerPolicy>,
+}
+
+impl Settings {
+    /// The backends that it names.
+    pub fn upstream_ids(&self) -> Vec<u64> {
+        self.routes.values().chain([&self.unmatched]).map(|plan| plan.upstream.id).collect()
+    }
+}
+
+/// All that a handshake looks at: made whole, replaced whole.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the reloads.
+    pub generation: u64,
+    pub settings: Settings,
+    pub issuers: Vec<Arc<Issuer>>,
+    pub verified: Arc<VerifiedTokens>,
 }
 
 impl Snapshot {
-    /// This gate's own address for a request with this `Host`.
-    pub fn own<'a>(&'a self, host: &'a str) -> Own<'a> {
-        Own { public_origin: self.public_url.as_ref().map(|url| url.origin.as_str()), host }
+    /// `secret` is of this process.
+    pub fn first(settings: Settings, secret: [u8; 16]) -> Self {
+        let issuers = settings.issuers.iter().cloned().map(Issuer::new).collect();
+        let verified = Arc::new(VerifiedTokens::new(settings.token_cache, secret));
+        Self { generation: 0, settings, issuers, verified }
+    }
+
+    /// What takes its place; keys and verified tokens are kept.
+    pub fn succeeded_by(&self, settings: Settings) -> Self {
+        let issuer = |policy: &IssuerPolicy| match self.issuer(&policy.url) {
+            Some(known) => known.succeeded_by(policy.clone()),
+            None => Issuer::new(policy.clone()),
+        };
+        let issuers = settings.issuers.iter().map(issuer).collect();
+        let verified = if settings.token_cache == self.settings.token_cache {
+            Arc::clone(&self.verified)
+        } else {
+            Arc::new(self.verified.emptied(settings.token_cache))
+        };
+        Self { generation: self.generation + 1, settings, issuers, verified }
+    }
+
+    /// The issuer that `iss` names.
+    pub fn issuer(&self, iss: &str) -> Option<&Arc<Issuer>> {
+        self.issuers.iter().find(|issuer| issuer.policy.url == iss)
     }
 }
 
 /// What all workers share.
 #[derive(Debug)]
 pub struct Gate {
-    pub snapshot: Snapshot,
-    pub verified: VerifiedTokens,
-    pub sessions: Arc<Sessions>,
+    pub snapshot: ArcSwap<Snapshot>,
+    pub sessions: Arc<Sessions<Guest>>,
+    pub blacklist: Blacklist,
+    pub attempts: Attempts,
+    /// Sessions of addresses and of users, where they are limited.
+    pub addresses: Arc<Tally>,
+    pub users: Arc<Tally>,
     pub permits: Arc<Permits>,
     pub connections: Arc<Permits>,
     pub lifecycle: Lifecycle,
     pub recorder: Arc<Recorder>,
+}
+
+impl Gate {
+    /// With nobody on it.
+    pub fn new(
+        settings: Settings,
+        recorder: Arc<Recorder>,
+        max_connections: u32,
+        secret: [u8; 16],
+    ) -> Arc<Self> {
+        let (limits, max_entries) = (settings.limits, settings.blacklist.max_entries);
+        Arc::new(Self {
+            snapshot: ArcSwap::from_pointee(Snapshot::first(settings, secret)),
+            sessions: Sessions::new(recorder.metrics.users.clone()),
+            blacklist: Blacklist::new(max_entries, recorder.metrics.blacklist_entries.clone()),
+            attempts: Attempts::default(),
+            addresses: Tally::new(secret),
+            users: Tally::new(secret),
+            permits: Permits::new(limits.sessions),
+            connections: Permits::new(Some(max_connections)),
+            lifecycle: Lifecycle::default(),
+            recorder,
+        })
+    }
 }
 
 /// Who a request is from and where it goes, as far as it is known: the fields of every log line.
@@ -167,5 +361,35 @@ impl Describe for Who {
             .maybe("origin", self.origin.as_deref())
             .text("request_id", &self.request_id)
             .maybe("mode", mode.map(Mode::word))
+    }
+}
+
+/// Who is on a session, and what a reload needs in order to judge it again.
+#[derive(Debug)]
+pub struct Guest {
+    pub who: Who,
+    pub path: Box<str>,
+    /// As the gate saw it: what browsers see, if a trusted proxy told.
+    pub host: Box<str>,
+    pub from_cookie: bool,
+    /// Where the route's rule reads them.
+    pub headers: Option<Box<HeaderMap>>,
+    /// Whether its route is in shadow mode now.
+    pub shadow: AtomicBool,
+}
+
+impl Describe for Guest {
+    fn describe<'l>(&self, line: Line<'l>) -> Line<'l> {
+        self.who.describe(line)
+    }
+}
+
+impl Subject for Guest {
+    fn facts(&self) -> Option<&Facts> {
+        self.who.facts.as_deref()
+    }
+
+    fn is_shadow(&self) -> bool {
+        self.shadow.load(Ordering::Relaxed)
     }
 }

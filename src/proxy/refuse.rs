@@ -98,7 +98,8 @@ impl RefuseSettings {
     /// where the code tells the page what to do: an HTTP failure makes a page back off, an `onopen`
     /// may make it forget to.
     fn code_instead_of_status(&self, reason: Reason, has_origin: bool) -> Option<u16> {
-        let telling = matches!(reason.row().close, Close::Unauthorized | Close::Forbidden);
+        let full = matches!(reason, Reason::UserSessionsExceeded | Reason::AddressSessionsExceeded);
+        let telling = full || matches!(reason.row().close, Close::Unauthorized | Close::Forbidden);
         let close = match self.way {
             Way::Auto => has_origin && telling,
             Way::Close => true,

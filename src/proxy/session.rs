@@ -3,6 +3,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -12,12 +13,13 @@ use tokio::time::{Instant, Sleep, timeout};
 use super::closing::{FOREVER, discard, say_goodbye};
 use super::refuse::RefuseSettings;
 use super::splice::{Event, Half, Watch, stop_reason};
+use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Grace, Span, words};
 use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
-use crate::state::permits::{Permit, Slot};
-use crate::state::sessions::Registration;
+use crate::state::permits::Slot;
+use crate::state::sessions::{Entry, Registration};
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
 
 words! {
@@ -61,16 +63,15 @@ impl SessionSettings {
 
 /// What a session holds; all of it lets go when dropped.
 #[derive(Debug)]
-pub struct Session<W: Describe> {
+pub struct Session<T: Describe> {
     pub frames: Arc<FrameLimits>,
     pub settings: Arc<SessionSettings>,
     pub refuse: Arc<RefuseSettings>,
     /// Report instead of closing.
     pub shadow: bool,
-    pub record: SessionRecord<W>,
-    /// Place in the registry and permit: released when the Close is written.
-    pub registration: Option<Registration>,
-    pub permit: Option<Permit>,
+    pub record: SessionRecord<Arc<Entry<T>>>,
+    /// Its place in the registry and under the limits: released when the Close is written.
+    pub registration: Option<Registration<T>>,
     /// When the token is no longer good.
     pub expires: Option<Instant>,
 }
@@ -88,6 +89,14 @@ struct Ended {
     reason: Reason,
     /// A Close that one side sent.
     code: Option<u16>,
+    /// When it was ended from outside.
+    since: Option<Unix>,
+}
+
+impl Ended {
+    fn by(reason: Reason) -> Self {
+        Self { reason, code: None, since: None }
+    }
 }
 
 struct Relay {
@@ -99,7 +108,7 @@ struct Relay {
     give_up: Option<Instant>,
 }
 
-impl<W: Describe> Session<W> {
+impl<T: Describe> Session<T> {
     /// Relays until something ends it, then closes both sides.
     pub async fn run<C, B>(mut self, mut client: C, early: Early, mut backend: B, slot: Slot)
     where
@@ -153,8 +162,10 @@ impl<W: Describe> Session<W> {
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        if let Some(reason) = self.registration.as_ref().and_then(|place| place.switch.ended(cx.waker())) {
-            return Poll::Ready(relay.closed.unwrap_or(Ended { reason, code: None }));
+        let place = self.registration.as_ref();
+        if let Some(end) = place.and_then(|place| place.entry.switch.ended(cx.waker())) {
+            let ended = Ended { since: Some(end.since), ..Ended::by(end.reason) };
+            return Poll::Ready(relay.closed.unwrap_or(ended));
         }
         if timer.as_mut().poll_elapsed(cx)
             && let Some(ended) = self.time_is_up(relay)
@@ -176,6 +187,7 @@ impl<W: Describe> Session<W> {
                 self.record.would_close(reason);
             }
         }
+        self.publish(relay);
         let deadline = self.deadline(relay);
         // Only a deadline that has come nearer needs the timer now; a later one is found at its end.
         if deadline < timer.deadline() || timer.is_elapsed() {
@@ -185,6 +197,29 @@ impl<W: Describe> Session<W> {
             }
         }
         Poll::Pending
+    }
+
+    /// Lets others see what went by.
+    fn publish(&self, relay: &Relay) {
+        let Some(place) = &self.registration else { return };
+        let counters = &place.entry.counters;
+        let bytes = relay.received.bytes + relay.sent.bytes;
+        let known =
+            counters.received_bytes.load(Ordering::Relaxed) + counters.sent_bytes.load(Ordering::Relaxed);
+        if bytes == known {
+            return;
+        }
+        let messages = relay.received.messages + relay.sent.messages;
+        let before = counters.received_messages.load(Ordering::Relaxed)
+            + counters.sent_messages.load(Ordering::Relaxed);
+        counters.received_messages.store(relay.received.messages, Ordering::Relaxed);
+        counters.received_bytes.store(relay.received.bytes, Ordering::Relaxed);
+        counters.sent_messages.store(relay.sent.messages, Ordering::Relaxed);
+        counters.sent_bytes.store(relay.sent.bytes, Ordering::Relaxed);
+        if messages != before {
+            let now = u64::try_from(Unix::now().0.as_millis()).unwrap_or_default();
+            counters.last_data.store(now, Ordering::Relaxed);
+        }
     }
 
     /// One direction; `Some` = the relay is over.
@@ -209,10 +244,10 @@ impl<W: Describe> Session<W> {
             }
         };
         let Poll::Ready(event) = half.poll(cx, source, sink, self.watch()) else { return None };
-        let ended = |reason| Some(relay.closed.unwrap_or(Ended { reason, code: None }));
+        let ended = |reason| Some(relay.closed.unwrap_or(Ended::by(reason)));
         match event {
             Event::Stopped(Stop::Closed(code)) => {
-                let first = *relay.closed.get_or_insert(Ended { reason: by_close, code });
+                let first = *relay.closed.get_or_insert(Ended { code, ..Ended::by(by_close) });
                 if relay.received.is_closed() && relay.sent.is_closed() {
                     return Some(first);
                 }
@@ -245,7 +280,7 @@ impl<W: Describe> Session<W> {
             self.record.would_close(reason);
             return None;
         }
-        Some(relay.closed.unwrap_or(Ended { reason, code: None }))
+        Some(relay.closed.unwrap_or(Ended::by(reason)))
     }
 
     /// Both sides get the Close that fits, FIN, and time to read it.
@@ -283,8 +318,11 @@ impl<W: Describe> Session<W> {
             };
             let _ = timeout(patience, say_goodbye(&mut client, &to_client)).await;
         }
+        if let (Some(since), Reason::TokenRevoked | Reason::UserRevoked) = (ended.since, ended.reason) {
+            let took = Unix::now().0.saturating_sub(since.0);
+            self.record.recorder().metrics.revoked_after(took);
+        }
         self.registration = None;
-        self.permit = None;
         let traffic = Traffic {
             received_messages: relay.received.messages,
             received_bytes: relay.received.bytes,

@@ -1,7 +1,11 @@
 //! Floor 2: shared memory behind short locks. Every method is sync; no sockets, files or tasks.
 
+pub mod attempts;
+pub mod blacklist;
 pub mod keyring;
 pub mod lifecycle;
 pub mod permits;
+pub mod revocation;
 pub mod sessions;
+pub mod tally;
 pub mod verified;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// So many at a time. `None` = no limit; they are counted all the same.
 #[derive(Debug)]
 pub struct Permits {
-    limit: Option<u32>,
+    /// `u32::MAX` = none.
+    limit: AtomicU32,
     taken: AtomicU32,
 }
 
@@ -19,12 +20,17 @@ pub type Slot = Arc<Permit>;
 
 impl Permits {
     pub fn new(limit: Option<u32>) -> Arc<Self> {
-        Arc::new(Self { limit, taken: AtomicU32::new(0) })
+        Arc::new(Self { limit: limit.unwrap_or(u32::MAX).into(), taken: AtomicU32::new(0) })
+    }
+
+    /// Who holds more than that keeps it.
+    pub fn set_limit(&self, limit: Option<u32>) {
+        self.limit.store(limit.unwrap_or(u32::MAX), Ordering::Relaxed);
     }
 
     /// `None` = all are taken.
     pub fn take(self: &Arc<Self>) -> Option<Permit> {
-        let limit = self.limit.unwrap_or(u32::MAX);
+        let limit = self.limit.load(Ordering::Relaxed);
         let more = |taken: u32| (taken < limit).then(|| taken + 1);
         self.taken
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, more)

@@ -36,6 +36,11 @@ impl VerifiedTokens {
         }
     }
 
+    /// An empty one of another capacity.
+    pub fn emptied(&self, capacity: Option<u32>) -> Self {
+        Self::new(capacity, self.secret)
+    }
+
     fn hash(&self, token: &str) -> u128 {
         let mut hasher = SipHasher24::new_with_key(&self.secret);
         hasher.write(token.as_bytes());

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::IpAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use crate::base::clock::Unix;
@@ -69,7 +69,7 @@ fn lock(shared: &Shared) -> MutexGuard<'_, Buffer> {
 /// Where lines go.
 #[derive(Clone, Debug)]
 pub struct Log {
-    settings: LogSettings,
+    settings: Arc<RwLock<LogSettings>>,
     shared: Arc<Shared>,
     /// Somebody writes the lines out.
     has_writer: bool,
@@ -89,7 +89,7 @@ impl Log {
 
     /// Keeps the lines, for tests.
     pub fn to_memory(settings: LogSettings) -> Self {
-        Self { settings, shared: Arc::default(), has_writer: false }
+        Self { settings: Arc::new(RwLock::new(settings)), shared: Arc::default(), has_writer: false }
     }
 
     /// What [`Self::to_memory`] has kept, and no more than once.
@@ -98,12 +98,18 @@ impl Log {
     }
 
     pub fn settings(&self) -> LogSettings {
-        self.settings
+        *self.settings.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For the lines that begin from now on.
+    pub fn set(&self, settings: LogSettings) {
+        *self.settings.write().unwrap_or_else(PoisonError::into_inner) = settings;
     }
 
     /// Begins a line; `None` if its level is silenced.
     pub fn line(&self, level: Level, event: &str) -> Option<Line<'_>> {
-        (level >= self.settings.level).then(|| Line::new(self, level, event))
+        let settings = self.settings();
+        (level >= settings.level).then(|| Line::new(self, settings.format, level, event))
     }
 
     /// A line with one text.
@@ -176,25 +182,26 @@ thread_local! {
 #[must_use = "a line is written by `write`"]
 pub struct Line<'l> {
     log: &'l Log,
+    format: Format,
     text: String,
 }
 
 impl<'l> Line<'l> {
-    fn new(log: &'l Log, level: Level, event: &str) -> Self {
+    fn new(log: &'l Log, format: Format, level: Level, event: &str) -> Self {
         let mut text = SPARE.take();
         text.clear();
         let now = Unix::now();
-        let _ = match log.settings.format {
+        let _ = match format {
             Format::Json => {
                 write!(text, "{{\"time\":\"{now}\",\"level\":\"{}\",\"event\":\"{event}\"", level.word())
             }
             Format::Text => write!(text, "{now} {} {event}", level.word().to_uppercase()),
         };
-        Self { log, text }
+        Self { log, format, text }
     }
 
     fn name(&mut self, name: &str) {
-        match self.log.settings.format {
+        match self.format {
             Format::Json => {
                 self.text.push_str(",\"");
                 self.text.push_str(name);
@@ -212,7 +219,7 @@ impl<'l> Line<'l> {
         self.name(name);
         let plain =
             !value.is_empty() && value.bytes().all(|b| b.is_ascii_graphic() && b != b'"' && b != b'\\');
-        match (plain, self.log.settings.format) {
+        match (plain, self.format) {
             (true, Format::Text) => self.text.push_str(value),
             (true, Format::Json) => {
                 self.text.push('"');
@@ -235,7 +242,7 @@ impl<'l> Line<'l> {
     /// An address: digits, dots and colons need no escaping.
     pub fn address(mut self, name: &str, value: IpAddr) -> Self {
         self.name(name);
-        let _ = match self.log.settings.format {
+        let _ = match self.format {
             Format::Json => write!(self.text, "\"{value}\""),
             Format::Text => write!(self.text, "{value}"),
         };
@@ -256,7 +263,7 @@ impl<'l> Line<'l> {
     }
 
     pub fn write(mut self) {
-        self.text.push_str(match self.log.settings.format {
+        self.text.push_str(match self.format {
             Format::Json => "}\n",
             Format::Text => "\n",
         });

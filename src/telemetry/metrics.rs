@@ -69,6 +69,9 @@ const ERROR_TYPES: [(ErrorType, &str); 7] = [
 /// Kinds of frames in the order of the counters below.
 pub const MESSAGE_TYPES: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
 
+/// Value of `result` of `config_reloads_total`.
+const RELOADS: [&str; 2] = ["success", "failure"];
+
 const METHODS: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
 
 /// All metrics.
@@ -93,6 +96,14 @@ pub struct Metrics {
     would_refuse: Vec<Counter>,
     http_requests: Family<Texts<2>, Counter>,
     http_duration: Histogram,
+    pub blacklist_entries: Gauge,
+    pub blacklist_rejected: Counter,
+    blacklist_contact: Family<One<1>, Seconds>,
+    revocation_to_close: Histogram,
+    pub tracked_addresses: Gauge,
+    pub forwarded_ignored: Counter,
+    reloads: Family<One<1>, Counter>,
+    reload_successful: Gauge,
     jwks_refresh: Family<Texts<2>, Counter>,
     jwks_last_success: Family<Texts<1>, Seconds>,
 }
@@ -109,6 +120,7 @@ fn short() -> Histogram {
 }
 
 impl Metrics {
+    #[expect(clippy::too_many_lines, reason = "one line for each metric")]
     pub fn new(settings: &MetricsSettings) -> Self {
         let mut registry = match settings.namespace.as_str() {
             "" => Registry::default(),
@@ -137,6 +149,30 @@ impl Metrics {
         let active = gauge(r, "websocket_active_connections", "Live sessions");
         let users =
             gauge(r, "websocket_connected_users", "Distinct users (issuer and sub) with a live session");
+        let blacklist_entries = gauge(r, "blacklist_entries", "Revocations that hold");
+        let tracked_addresses =
+            gauge(r, "limit_tracked_addresses", "Addresses whose refused requests are counted");
+        let reload_successful =
+            gauge(r, "config_last_reload_successful", "1 = the last changed configuration was taken over");
+        reload_successful.set(1);
+        let counter = |r: &mut Registry, name: &str, help: &str| {
+            let counter = Counter::default();
+            r.register(name, help, counter.clone());
+            counter
+        };
+        let blacklist_rejected =
+            counter(r, "blacklist_rejected", "Revocations for which max_entries left no room");
+        let forwarded_ignored =
+            counter(r, "forwarded_ignored", "Requests whose X-Forwarded-* came from no trusted proxy");
+        let reloads = Family::default();
+        r.register("config_reloads", "Changes of the configuration", reloads.clone());
+        let blacklist_contact = Family::default();
+        r.register_with_unit(
+            "blacklist_last_contact_timestamp",
+            "When a feed of the blacklist was last in touch",
+            Unit::Seconds,
+            blacklist_contact.clone(),
+        );
         let histogram = |r: &mut Registry, name: &str, help: &str, histogram: Histogram| {
             r.register_with_unit(name, help, Unit::Seconds, histogram.clone());
             histogram
@@ -146,6 +182,8 @@ impl Metrics {
             histogram(r, "websocket_auth_latency", "From the head read to the verdict", short());
         let handshake =
             histogram(r, "websocket_handshake_duration", "From the head read to the 101", short());
+        let revocation_to_close =
+            histogram(r, "revocation_to_close", "From a revocation to the Close of a socket", short());
         let http_duration =
             histogram(r, "http_request_duration", "From the head read to the head of the answer", short());
         let http_requests = Family::default();
@@ -181,6 +219,19 @@ impl Metrics {
             bytes_sent: of(&bytes, "direction", "sent"),
             errors: ERROR_TYPES.map(|(_, label)| of(&errors, "error_type", label)).into(),
             registry,
+            blacklist_entries,
+            blacklist_rejected,
+            blacklist_contact,
+            revocation_to_close,
+            tracked_addresses,
+            forwarded_ignored,
+            reloads: {
+                for result in RELOADS {
+                    let _ = of(&reloads, "result", result);
+                }
+                reloads
+            },
+            reload_successful,
             active,
             users,
             duration,
@@ -215,6 +266,20 @@ impl Metrics {
         if ok {
             self.jwks_last_success.get_or_create(&[("issuer", issuer.into())]).set(now);
         }
+    }
+
+    pub fn revoked_after(&self, latency: Duration) {
+        self.revocation_to_close.observe(latency.as_secs_f64());
+    }
+
+    pub fn reloaded(&self, ok: bool) {
+        let [success, failure] = RELOADS;
+        self.reloads.get_or_create(&[("result", if ok { success } else { failure })]).inc();
+        self.reload_successful.set(i64::from(ok));
+    }
+
+    pub fn feed_in_touch(&self, feed: &'static str, now: f64) {
+        self.blacklist_contact.get_or_create(&[("feed", feed)]).set(now);
     }
 
     pub fn verdict_after(&self, latency: Duration) {

@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::harness::{Backend, Config, Gate, Handshake, Issuer, eventually};
+
 /// A running program with its admin socket in a folder of its own.
 struct Program {
     child: Child,
@@ -99,4 +101,64 @@ fn a_second_signal_cuts_and_exits_with_1() {
     std::thread::sleep(Duration::from_millis(200));
     program.signal("-TERM");
     assert_eq!(program.ended().code(), Some(1));
+}
+
+#[test]
+fn a_report_names_who_and_the_line_and_reports_the_other_files_if_one_is_unreadable() {
+    let folder = std::env::temp_dir().join(format!("sidegate-report-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let (log, config) = (folder.join("gate.log"), folder.join("sidegate.toml"));
+    for format in ["json", "text"] {
+        let (issuer, backend) = (Issuer::start(), Backend::start());
+        let shadow = Config::new(&issuer, &backend)
+            .set("log.format", &format!("'{format}'"))
+            .route("path = '/ws/*'\nmode = 'shadow'\norigin = { allow = ['https://chat.example.com'] }");
+        let gate = Gate::start(&shadow);
+        let good = Handshake::to("/ws/a").bearer(&issuer.good_token());
+        let handshakes = [
+            &good,
+            &good.clone().page(),
+            &good.clone().origin("https://staff.example.com"),
+            &Handshake::to("/ws/b"),
+        ];
+        let clients = handshakes.map(|handshake| gate.open(handshake));
+        // Of one session both lines are there.
+        let mut clients = clients.into_iter().rev();
+        drop(clients.next());
+        eventually("its end", || gate.log_text().contains("session_closed").then_some(()));
+        let lines = gate.log_text();
+        std::fs::write(&log, lines).unwrap();
+        std::fs::write(&config, shadow.text()).unwrap();
+        let output = command("report", &config).arg(&log).output().unwrap();
+        let told = String::from_utf8(output.stdout).unwrap();
+        assert_eq!((output.status.code(), String::from_utf8_lossy(&output.stderr).as_ref()), (Some(0), ""));
+        assert!(told.starts_with("2 of 4 sessions on /ws/* would have been refused\n"), "{told}");
+        let line = shadow.text().lines().position(|line| line.starts_with("origin = ")).unwrap() + 1;
+        for part in [
+            "  origin https://staff.example.com\n".to_owned(),
+            format!(
+                "{}, line {line}: route[1].origin.allow = [\"https://chat.example.com\"]\n",
+                config.display()
+            ),
+            "add \"https://staff.example.com\" to origin.allow of this [[route]]".into(),
+            "route[1].auth = \"required\" (default)\n".into(),
+        ] {
+            assert!(told.contains(&part), "{part} in {told}");
+        }
+        assert!(!told.contains("no log line"), "{told}");
+
+        let mut piped = command("report", &config);
+        let piped = piped.stdin(std::fs::File::open(&log).unwrap()).output().unwrap();
+        assert_eq!(String::from_utf8(piped.stdout).unwrap(), told);
+        let missing = folder.join("missing.log");
+        let some = command("report", &config).arg(&missing).arg(&log).output().unwrap();
+        assert_eq!((some.status.code(), String::from_utf8(some.stdout).unwrap()), (Some(1), told));
+        assert!(String::from_utf8_lossy(&some.stderr).contains(&missing.display().to_string()));
+    }
+    // Where a configuration is named it must be there.
+    assert_eq!(
+        command("report", &folder.join("none.toml")).arg(&log).output().unwrap().status.code(),
+        Some(78)
+    );
+    std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -28,7 +28,7 @@ impl Running {
     fn start() -> Self {
         let Demo { bound, address, alive } = start(0, silent).unwrap();
         let control = bound.control();
-        let issuers = control.gate().snapshot.issuers.clone();
+        let issuers = control.gate().snapshot.load().issuers.clone();
         let gate = Some(std::thread::spawn(move || bound.run(false)));
         // Before the first keys a token is refused as keys_unavailable.
         while !issuers.iter().all(|issuer| issuer.has_had_keys()) {

@@ -35,6 +35,7 @@ impl Config {
             .set("drain.delay", "'0s'")
             .set("drain.deadline", "'1s'")
             .set("session.close_timeout", "'500ms'")
+            .set("limits.attempts_per_address", "'off'")
             .set("upstream.url", &format!("'http://{}'", backend.address))
     }
 
@@ -98,7 +99,8 @@ impl Gate {
     pub fn start(config: &Config) -> Self {
         let gate = Self::start_without_keys(config);
         eventually("the keys of every issuer", || {
-            let issuers = &gate.control.gate().snapshot.issuers;
+            let snapshot = gate.control.gate().snapshot.load_full();
+            let issuers = &snapshot.issuers;
             issuers.iter().all(|issuer| issuer.has_had_keys()).then_some(())
         });
         gate

@@ -85,8 +85,13 @@ fn the_four_pages_are_on_both_listeners_and_drain_on_one() {
             assert!(answer.header("content-type").unwrap().starts_with(kind), "{}", answer.text);
             assert!(!body.is_empty());
         }
-        for page in ["/", "/sessions", "/config", "/revocations", "/limits", "/livez/", "/metrics/x"] {
+        for page in ["/", "/livez/", "/metrics/x", "/sessions/", "/revocation"] {
             assert_eq!(status(address, &format!("GET {page}"), &[LOCAL]), 404, "{page}");
+        }
+        // The probes listener does not even say that there is more.
+        let guarded = if address == admin { 401 } else { 404 };
+        for page in ["/sessions", "/config", "/revocations", "/limits"] {
+            assert_eq!(status(address, &format!("GET {page}"), &[LOCAL]), guarded, "{page}");
         }
         assert_eq!(status(address, "POST /livez", &[LOCAL]), 405);
     }
@@ -95,7 +100,7 @@ fn the_four_pages_are_on_both_listeners_and_drain_on_one() {
     assert_eq!(status(probes, "GET /metrics", &["Host: pod.example"]), 200);
     let with_token = [LOCAL, "Authorization: Bearer s3cret"];
     assert!(
-        matches!(status(probes, "POST /drain", &with_token), 403..=405),
+        matches!(status(probes, "POST /drain", &with_token), 404..=405),
         "the probes listener drains nothing"
     );
     assert_eq!(status(admin, "GET /readyz", &[LOCAL]), 200);

@@ -1,25 +1,31 @@
 //! The configuration file as a whole: which sections there are, what routes inherit, and what has to
 //! agree with each other. Each section is read in its own feature's file.
 
+mod route;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use self::route::{Inherited, given, refuse_any_with_cookie, refuse_any_with_credentials, routes, upstream};
 use super::admin::AdminSettings;
 use super::drain::DrainSettings;
-use crate::base::section::{Document, Effective, Problem, Section};
+use crate::base::effective::Effective;
+use crate::base::section::{Document, Problem, Section};
 use crate::base::value::{Count, Raw, Value, quoted};
-use crate::io::dial::Endpoint;
-use crate::io::jwks::Issuer;
 use crate::io::upstream::UpstreamSettings;
 use crate::policy::carrier::TokenPolicy;
 use crate::policy::claims::IssuerPolicy;
+use crate::policy::cors::CorsPolicy;
+use crate::policy::csp::CspPolicy;
 use crate::policy::frame::{FrameLimits, GivenLimits};
 use crate::policy::headers::{IdentityPolicy, Owned};
 use crate::policy::origin::{OriginPolicy, serialized};
-use crate::policy::route::{Pattern, Routes};
-use crate::policy::rule::Rule;
+use crate::policy::route::Routes;
+use crate::policy::security_headers::SecurityHeaders;
 use crate::proxy::connection::ListenSettings;
-use crate::proxy::plan::{Auth, HttpAuth, HttpSettings, Mode, Plan, PublicUrl, Snapshot, Upstream};
+use crate::proxy::plan::{
+    Auth, BlacklistSettings, GateLimits, HttpAuth, HttpSettings, PublicUrl, SessionLimits, Settings,
+};
 use crate::proxy::refuse::RefuseSettings;
 use crate::proxy::session::SessionSettings;
 use crate::telemetry::logging::LogSettings;
@@ -36,12 +42,11 @@ pub struct Config {
     pub listen: ListenSettings,
     pub workers: usize,
     pub admin: AdminSettings,
-    pub token_cache: Option<u32>,
-    pub max_sessions: Option<u32>,
     pub drain: DrainSettings,
     pub log: LogSettings,
     pub metrics: MetricsSettings,
-    pub snapshot: Snapshot,
+    pub settings: Settings,
+    pub effective: Vec<Effective>,
 }
 
 /// What reading a file gives.
@@ -87,6 +92,7 @@ pub fn read(text: &str, environment: impl Iterator<Item = (String, String)>) -> 
     let config = document.root().and_then(|root| read_root(&root));
     let (problems, warnings, effective) = document.finish();
     let config = config.filter(|_| problems.is_empty());
+    let config = config.map(|config| Config { effective: effective.clone(), ..config });
     Loaded { config, problems, warnings, effective }
 }
 
@@ -95,6 +101,29 @@ pub fn read(text: &str, environment: impl Iterator<Item = (String, String)>) -> 
 pub fn reference() -> Vec<Effective> {
     let minimal = "[[issuer]]\nurl = 'https://sso.example.com/realms/demo'\naudiences = ['chat']\n[[route]]\npath = '/*'\n";
     read(minimal, std::iter::empty()).effective
+}
+
+/// The entry that decides a key for a route, by what is written: the route's own override beats the root.
+/// The key is a dotted path as in the table of reasons; there `route.` is this route, which is named by
+/// its path, and `issuer.` the first issuer.
+pub fn deciding<'e>(effective: &'e [Effective], route: &str, key: &str) -> Option<&'e Effective> {
+    let (section, key) = key.rsplit_once('.')?;
+    let find = |section: &str| effective.iter().find(|entry| entry.section == section && entry.key == key);
+    let is_own = |entry: &&Effective| {
+        entry.section.starts_with("route[") && entry.key == "path" && entry.value == quoted(route)
+    };
+    let own = effective.iter().find(is_own).map(|entry| entry.section.as_str());
+    match section {
+        "route" => own.and_then(find),
+        "issuer" => find("issuer[1]"),
+        _ => {
+            let inner = own.and_then(|own| find(&format!("{own}.{section}")));
+            let root = find(section);
+            // A default may be the route's own too: that of its backend's profile.
+            let written = [inner, root].into_iter().flatten().find(|entry| entry.given);
+            written.or(inner).or(root)
+        }
+    }
 }
 
 /// `[runtime] workers`
@@ -122,20 +151,6 @@ impl Value for Workers {
     }
 }
 
-/// What a route inherits from the root.
-struct Inherited {
-    http: HttpSettings,
-    token: Arc<TokenPolicy>,
-    identity: Arc<IdentityPolicy>,
-    origin: Arc<OriginPolicy>,
-    frames: Arc<FrameLimits>,
-    /// Which keys of `[limits]` the profile's defaults must not touch.
-    given: GivenLimits,
-    session: Arc<SessionSettings>,
-    refuse: Arc<RefuseSettings>,
-    upstream: Arc<Upstream>,
-}
-
 fn read_root(root: &Section<'_>) -> Option<Config> {
     let listen_section = root.section("listen");
     let listen = ListenSettings::read(&listen_section);
@@ -147,7 +162,7 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     };
     let admin = AdminSettings::read(&root.section("admin"));
     let upstream_section = root.section("upstream");
-    let upstream = upstream(&upstream_section, &UpstreamSettings::default(), 0);
+    let upstream = upstream(&upstream_section, &UpstreamSettings::default());
     let http = HttpSettings::read(&root.section("http"));
     let issuers = issuers(&root.sections("issuer"));
     let token_section = root.section("token");
@@ -157,12 +172,18 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let origin_section = root.section("origin");
     let origin = OriginPolicy::read(&origin_section, &OriginPolicy::default());
     refuse_any_with_cookie(&origin_section, "allow", &origin, &token);
+    let cors = given(root, "cors", None, CorsPolicy::read);
+    refuse_any_with_credentials(root, "cors", &origin, cors.as_deref());
+    let csp = given(root, "csp", None, CspPolicy::read);
+    let security_headers = given(root, "security_headers", None, SecurityHeaders::read);
     let limits = root.section("limits");
     let profile = upstream.settings.profile;
-    let max_sessions = limits.get("sessions", Some(Count(20_000))).map(|count| count.0);
+    let gate_limits = GateLimits::read(&limits);
+    let session_limits = SessionLimits::read(&limits, &SessionLimits::default(), "");
     let frames = FrameLimits::read(&limits, &FrameLimits::of(profile));
     let session = SessionSettings::read(&root.section("session"), &SessionSettings::default());
     let refuse = RefuseSettings::read(&root.section("refuse"), &RefuseSettings::default());
+    let blacklist = blacklist(&root.section("blacklist"));
     let sections = root.sections("route");
     let drain = DrainSettings::read(&root.section("drain"));
     let log = LogSettings::read(&root.section("log"));
@@ -172,15 +193,24 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
         http,
         token: Arc::new(token),
         identity: Arc::new(identity),
+        allow_addresses: Arc::new(listen.allow_addresses.clone()),
         origin: Arc::new(origin),
+        cors,
+        csp,
+        security_headers,
+        limits: Arc::new(session_limits),
         frames: Arc::new(frames),
         given: GivenLimits { message: limits.has("message"), compression: limits.has("compression") },
         session: Arc::new(session),
         refuse: Arc::new(refuse),
-        upstream: Arc::new(upstream),
+        upstream,
     };
-    let mut upstreams = vec![Arc::clone(&inherited.upstream)];
-    let routes = routes(&sections, &inherited, &mut upstreams);
+    let routes = routes(&sections, &inherited);
+    let counts_addresses = gate_limits.attempts.is_some()
+        || routes.iter().any(|(_, plan)| plan.limits.per_address.limit.is_some());
+    if counts_addresses && !listen_section.has("trusted_proxies") {
+        listen_section.warning("trusted_proxies", "is missing, and [limits] count per address: behind a proxy all clients share one; name the proxy's addresses, or write trusted_proxies = [] if clients connect directly");
+    }
     let needs_issuer = routes.iter().any(|(_, plan)| plan.auth != Auth::None || plan.http != HttpAuth::Pass)
         || http.auth != HttpAuth::Pass;
     if root.has_none("issuer") && needs_issuer {
@@ -188,18 +218,33 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     }
     let owned =
         Owned::of(routes.iter().map(|(_, plan)| plan.identity.as_ref()).chain([inherited.identity.as_ref()]));
-    let snapshot = Snapshot {
+    let settings = Settings {
         routes: Routes::new(routes),
         unmatched: Arc::new(inherited.plan("-", Auth::Required)),
         unmatched_http: http.unmatched,
-        issuers: issuers.into_iter().map(Issuer::new).collect(),
         hosts: listen.hosts.clone(),
         public_url: public_url?,
+        trusted_proxies: listen.trusted_proxies.clone(),
         owned,
+        heads: listen.limits,
         handshake_timeout: listen.handshake_timeout,
-        upstreams,
+        limits: gate_limits,
+        blacklist,
+        token_cache,
+        issuers,
     };
-    Some(Config { listen, workers, admin, token_cache, max_sessions, drain, log, metrics, snapshot })
+    Some(Config { listen, workers, admin, drain, log, metrics, settings, effective: Vec::new() })
+}
+
+/// The section, and that its file is there.
+fn blacklist(section: &Section<'_>) -> BlacklistSettings {
+    let settings = BlacklistSettings::read(section);
+    if let Some(file) = &settings.file
+        && let Err(error) = std::fs::File::open(file)
+    {
+        section.problem("file", format!("{error}; accepted: a readable file, one entry a line"));
+    }
+    settings
 }
 
 /// `None` = wrong, `Some(None)` = not given.
@@ -223,23 +268,6 @@ fn public_url(section: &Section<'_>, url: &str) -> Option<Option<PublicUrl>> {
     Some(Some(PublicUrl { origin, scheme, host, port }))
 }
 
-/// A backend; where its place is wrong, any place, so that the rest of the file is checked all the same.
-fn upstream(section: &Section<'_>, inherited: &UpstreamSettings, index: usize) -> Upstream {
-    let settings = UpstreamSettings::read(section, inherited);
-    let endpoint = match (settings.endpoint(), &settings.ca_file) {
-        (Ok(endpoint), _) => endpoint,
-        (Err(error), Some(_)) if section.has("ca_file") => {
-            section.problem("ca_file", format!("{error}; accepted: a PEM file with certificates"));
-            Endpoint::Unix(PathBuf::new())
-        }
-        (Err(error), _) => {
-            section.problem("url", error);
-            Endpoint::Unix(PathBuf::new())
-        }
-    };
-    Upstream { settings, endpoint, index }
-}
-
 fn issuers(sections: &[Section<'_>]) -> Vec<IssuerPolicy> {
     let mut issuers: Vec<IssuerPolicy> = Vec::new();
     for section in sections {
@@ -257,122 +285,38 @@ fn issuers(sections: &[Section<'_>]) -> Vec<IssuerPolicy> {
     issuers
 }
 
-fn refuse_any_with_cookie(section: &Section<'_>, key: &str, origin: &OriginPolicy, token: &TokenPolicy) {
-    if origin.allows_any() && token.has_cookie() {
-        section.problem(key, "\"*\" with a cookie in [token] from would let every web page use the visitor's token; name the origins");
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Inherited {
-    fn plan(&self, name: &str, auth: Auth) -> Plan {
-        Plan {
-            name: name.to_owned(),
-            auth,
-            http: self.http.auth,
-            http_token: self.http.token,
-            shadow: false,
-            rule: Rule::default(),
-            token: Arc::clone(&self.token),
-            identity: Arc::clone(&self.identity),
-            origin: Arc::clone(&self.origin),
-            frames: Arc::clone(&self.frames),
-            session: Arc::clone(&self.session),
-            refuse: Arc::clone(&self.refuse),
-            upstream: Arc::clone(&self.upstream),
+    #[test]
+    fn the_deciding_entry_is_found_by_route_and_key() {
+        let text = "[limits]\nmessage = '1KiB'\n[[issuer]]\nurl = 'https://sso.example.com/realms/demo'\naudiences = ['chat']\n[[route]]\npath = '/a/'\n[[route]]\npath = '/b/'\nauth = 'optional'\n[route.limits]\nfragments = 7\n[route.upstream]\nprofile = 'daphne'\n";
+        let effective = read(text, std::iter::empty()).effective;
+        let found = |route: &str, key: &str| {
+            deciding(&effective, route, key)
+                .map(|e| (format!("{}.{} = {}", e.section, e.key, e.value), e.line))
+        };
+        for (route, key, expected, line) in [
+            ("/a/", "route.auth", "route[1].auth = \"required\"", None),
+            ("/b/", "route.auth", "route[2].auth = \"optional\"", Some(10)),
+            ("/a/", "limits.message", "limits.message = \"1KiB\"", Some(2)),
+            ("/b/", "limits.message", "limits.message = \"1KiB\"", Some(2)),
+            ("/a/", "limits.fragments", "limits.fragments = 65536", None),
+            ("/b/", "limits.fragments", "route[2].limits.fragments = 7", Some(12)),
+            // The default is the route's, by its profile.
+            ("/b/", "limits.compression", "route[2].limits.compression = \"strip\"", None),
+            ("/c/", "limits.fragments", "limits.fragments = 65536", None),
+            ("/a/", "issuer.audiences", "issuer[1].audiences = [\"chat\"]", Some(5)),
+            ("/a/", "listen.hosts", "listen.hosts = []", None),
+            ("/a/", "refuse.codes.timeout", "refuse.codes.timeout = 4008", None),
+        ] {
+            assert_eq!(found(route, key), Some((expected.into(), line)), "{route} {key}");
+        }
+        for (route, key) in
+            [("/c/", "route.auth"), ("/a/", "route.colour"), ("/a/", "issuer.jwks_uri"), ("/a/", "")]
+        {
+            assert_eq!(found(route, key), None, "{route} {key}");
         }
     }
-}
-
-type RoutePlans = Vec<(Pattern, Arc<Plan>)>;
-
-fn routes(sections: &[Section<'_>], inherited: &Inherited, upstreams: &mut Vec<Arc<Upstream>>) -> RoutePlans {
-    if sections.is_empty() {
-        let pattern = Pattern::everything();
-        let plan = inherited.plan(pattern.text(), Auth::Required);
-        return vec![(pattern, Arc::new(plan))];
-    }
-    let mut routes: RoutePlans = Vec::new();
-    for section in sections {
-        let Some((pattern, plan)) = route(section, inherited, upstreams) else { continue };
-        if let Some((other, _)) = routes.iter().find(|(other, _)| other.ties_with(&pattern)) {
-            section.problem(
-                "path",
-                format!("matches exactly the same paths as the route {:?}: keep one of them", other.text()),
-            );
-        }
-        routes.push((pattern, Arc::new(plan)));
-    }
-    routes
-}
-
-/// One `[[route]]`: its own keys, and every section that it overrides.
-fn route(
-    section: &Section<'_>,
-    root: &Inherited,
-    upstreams: &mut Vec<Arc<Upstream>>,
-) -> Option<(Pattern, Plan)> {
-    let path = section.required::<String>("path", "the paths that this route is for");
-    let pattern = match path.as_deref().map(Pattern::parse) {
-        Some(Ok(pattern)) => Some(pattern),
-        Some(Err(error)) => {
-            section.problem("path", error);
-            None
-        }
-        None => None,
-    };
-    // The other keys are checked even if the path is wrong: all problems at once.
-    let pattern_or_any = pattern.clone().unwrap_or_else(Pattern::everything);
-    let auth = section.get("auth", Auth::Required);
-    let by_auth = match auth {
-        Auth::Required => HttpAuth::Required,
-        Auth::Optional => HttpAuth::Optional,
-        Auth::None => HttpAuth::Pass,
-    };
-    let http = section.get("http", by_auth);
-    let shadow = section.get("mode", Mode::Enforce) == Mode::Shadow;
-    let rule = if pattern.is_some() { Rule::read(section, &pattern_or_any) } else { Rule::ignore(section) };
-    if auth == Auth::None && !rule.is_empty() {
-        section.problem("auth", "\"none\" contradicts roles and claims, which need a token; accepted: \"required\" or \"optional\"");
-    }
-    let upstream_section = section.section("upstream");
-    let upstream = if upstream_section.is_given() {
-        let upstream = Arc::new(upstream(&upstream_section, &root.upstream.settings, upstreams.len()));
-        upstreams.push(Arc::clone(&upstream));
-        upstream
-    } else {
-        Arc::clone(&root.upstream)
-    };
-    let token = override_of(section, "token", &root.token, TokenPolicy::read);
-    let origin = override_of(section, "origin", &root.origin, OriginPolicy::read);
-    if section.has("token") || section.has("origin") {
-        refuse_any_with_cookie(section, "origin", &origin, &token);
-    }
-    let profile = upstream.settings.profile;
-    let frames = if profile == root.upstream.settings.profile {
-        Arc::clone(&root.frames)
-    } else {
-        Arc::new(root.frames.for_profile(profile, root.given))
-    };
-    let plan = Plan {
-        name: pattern_or_any.text().to_owned(),
-        auth,
-        http,
-        http_token: root.http.token,
-        shadow,
-        rule,
-        identity: override_of(section, "identity", &root.identity, IdentityPolicy::read),
-        frames: override_of(section, "limits", &frames, FrameLimits::read),
-        session: override_of(section, "session", &root.session, SessionSettings::read),
-        refuse: override_of(section, "refuse", &root.refuse, RefuseSettings::read),
-        token,
-        origin,
-        upstream,
-    };
-    Some((pattern?, plan))
-}
-
-/// A section that a route may override; shared with the root where it does not.
-fn override_of<T>(route: &Section<'_>, key: &str, root: &Arc<T>, read: fn(&Section<'_>, &T) -> T) -> Arc<T> {
-    let section = route.section(key);
-    if section.is_given() { Arc::new(read(&section, root)) } else { Arc::clone(root) }
 }

@@ -1,0 +1,210 @@
+//! `sidegate explain`: the judge of a real handshake, each check in order with the line of the configuration
+//! that decides it. Keys are fetched from the issuer as the gate does; the token is never shown.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http::header::{self, HeaderName, HeaderValue};
+use http::request::Parts;
+use tokio::time::timeout;
+
+use super::config::{Config, deciding};
+use super::feed::Feed;
+use super::reload::Fetchers;
+use crate::base::effective::Effective;
+use crate::base::reject::Reason;
+use crate::policy::carrier::Carrier;
+use crate::policy::peer::Peer;
+use crate::policy::request::{self, Kind};
+use crate::policy::trace::{Step, Trace};
+use crate::proxy::handshake::{authenticate, check_revoked};
+use crate::proxy::judge;
+use crate::proxy::plan::{Gate, Settings, Snapshot, Who};
+use crate::proxy::visit::Visit;
+use crate::telemetry::logging::{Format, Level, Log, LogSettings};
+use crate::telemetry::metrics::Metrics;
+use crate::telemetry::record::Recorder;
+
+/// So long the first keys are waited for.
+const KEYS: Duration = Duration::from_secs(10);
+
+/// The request to be explained.
+#[derive(Debug)]
+pub struct Asked {
+    pub token: Option<String>,
+    pub path: String,
+    pub origin: Option<String>,
+    pub peer: IpAddr,
+}
+
+/// What was found.
+#[derive(Debug)]
+struct Explained {
+    steps: Vec<Step>,
+    /// The path of the route, if there is one.
+    route: String,
+    shadow: bool,
+    verdict: Result<(), Reason>,
+    /// Why there are no keys.
+    trouble: Vec<String>,
+}
+
+/// Explains to standard output; `true` = it would be let in.
+pub fn run(config: Config, path: &Path, asked: &Asked) -> Result<bool> {
+    let effective = config.effective.clone();
+    let log = Log::to_memory(LogSettings { format: Format::Json, level: Level::Warn, requests: false });
+    let metrics = Arc::new(Metrics::new(&config.metrics));
+    let gate = Gate::new(config.settings, Arc::new(Recorder { log, metrics }), u32::MAX, [0; 16]);
+    drop(Feed::open(Arc::clone(&gate)));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let explained = runtime.block_on(explain(&gate, asked))?;
+    let text = page(&explained, &effective, path);
+    // A reader that has seen enough closes the pipe: no reason to panic.
+    let _ = std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes());
+    Ok(explained.verdict.is_ok())
+}
+
+/// The request as a client would send it, the token in the first carrier that the route takes.
+fn head(settings: &Settings, asked: &Asked) -> Result<Parts> {
+    let host = settings.public_url.as_ref().map(|url| url.host.as_str());
+    let host = host.or(settings.hosts.first().map(String::as_str)).unwrap_or("localhost");
+    let (path, _) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+    let plan = settings.routes.find(path).map_or(&settings.unmatched, |(plan, _)| plan);
+    let mut target = asked.path.clone();
+    let mut headers: Vec<(HeaderName, String)> = vec![(header::HOST, host.to_owned())];
+    headers.extend(asked.origin.iter().map(|origin| (header::ORIGIN, origin.clone())));
+    if let Some(token) = &asked.token {
+        match plan.token.from.first() {
+            Some(Carrier::Subprotocol) => {
+                headers.push((header::SEC_WEBSOCKET_PROTOCOL, format!("Bearer, {token}")));
+            }
+            Some(Carrier::Query(name)) => {
+                let _ = write!(target, "{}{name}={token}", if target.contains('?') { '&' } else { '?' });
+            }
+            Some(Carrier::Cookie(name)) => headers.push((header::COOKIE, format!("{name}={token}"))),
+            Some(Carrier::Header) | None => headers.push((header::AUTHORIZATION, format!("Bearer {token}"))),
+        }
+    }
+    let mut request = http::Request::get(&target);
+    for (name, value) in headers {
+        let value =
+            HeaderValue::try_from(&value).with_context(|| format!("{name} cannot be sent like that"))?;
+        request = request.header(name, value);
+    }
+    let request =
+        request.body(()).with_context(|| format!("{:?} is no path; accepted: such as /ws/", asked.path))?;
+    Ok(request.into_parts().0)
+}
+
+async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
+    let snapshot = gate.snapshot.load_full();
+    let settings = &snapshot.settings;
+    let head = head(settings, asked)?;
+    if let Err(reason) = request::check(&head, &settings.hosts) {
+        bail!("{}: {}", reason.label(), reason.row().advice);
+    }
+    Fetchers::default().follow(gate, &snapshot);
+    if asked.token.is_some() {
+        let wait = async {
+            while !snapshot.issuers.iter().all(|issuer| issuer.has_had_keys()) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        // Without them the verdict says so.
+        let _ = timeout(KEYS, wait).await;
+    }
+    let peer = Peer::of(asked.peer, &head.headers, &settings.trusted_proxies);
+    let host = request::host(&head.headers).unwrap_or_default();
+    let visit = Visit { head: &head, host, peer: &peer };
+    let mut who =
+        Who { address: peer.address, request_id: "explain".into(), origin: None, plan: None, facts: None };
+    let mut trace = Trace::On(Vec::new());
+    let verdict = judge(gate, &snapshot, visit, &mut who, &mut trace).await;
+    let plan = who.plan.as_ref();
+    let log = gate.recorder.log.take();
+    let trouble = log
+        .lines()
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+        .filter_map(|line| line.get("message").and_then(|message| message.as_str()).map(str::to_owned));
+    Ok(Explained {
+        route: plan.map(|plan| plan.name.clone()).unwrap_or_default(),
+        shadow: plan.is_some_and(|plan| plan.shadow),
+        verdict,
+        trouble: trouble.collect(),
+        steps: match trace {
+            Trace::On(steps) => steps,
+            Trace::Off => Vec::new(),
+        },
+    })
+}
+
+/// As a handshake is judged, up to the blacklist.
+async fn judge(
+    gate: &Gate,
+    snapshot: &Snapshot,
+    visit: Visit<'_>,
+    who: &mut Who,
+    trace: &mut Trace,
+) -> Result<(), Reason> {
+    let judged = judge::upgrade(&snapshot.settings, visit, trace).map_err(|(reason, plan)| {
+        who.plan = plan;
+        reason
+    })?;
+    who.plan = Some(Arc::clone(&judged.plan));
+    let mut verdict = authenticate(snapshot, visit, Kind::Upgrade, judged, who, trace).await?;
+    if snapshot.settings.blacklist.file.is_some() {
+        let revoked = check_revoked(gate, verdict.bearer.as_ref());
+        let revoked = trace.step("blacklist.file", || "blacklist: the file".into(), revoked);
+        verdict.judged.leniency.apply(revoked)?;
+    }
+    Ok(())
+}
+
+fn page(explained: &Explained, effective: &[Effective], path: &Path) -> String {
+    let mut out = String::new();
+    let width = explained.steps.iter().map(|step| step.what.chars().count()).max().unwrap_or(0).min(72);
+    for step in &explained.steps {
+        let outcome = match step.outcome {
+            Ok(()) => "passed".to_owned(),
+            Err(reason) => format!("FAILED {reason}"),
+        };
+        let what: String = step.what.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let _ = write!(out, "{outcome:<8} {what:<width$}");
+        for key in step.keys.split_whitespace() {
+            let _ = write!(out, "  {}", place(effective, &explained.route, key, path));
+        }
+        out.push('\n');
+    }
+    for trouble in &explained.trouble {
+        let _ = writeln!(out, "note     {trouble}");
+    }
+    let would: Vec<Reason> = explained.steps.iter().filter_map(|step| step.outcome.err()).collect();
+    let _ = match (explained.verdict, would.first()) {
+        (Err(reason), _) => {
+            let row = reason.row();
+            let status = if row.status == 0 { String::new() } else { format!(" ({})", row.status) };
+            writeln!(out, "\ndenied: {reason}{status}: {}", row.advice)
+        }
+        (Ok(()), Some(reason)) if explained.shadow => {
+            writeln!(out, "\nallowed: the route is in shadow mode; it would be refused for {reason}")
+        }
+        (Ok(()), _) => writeln!(out, "\nallowed"),
+    };
+    out.push_str("Not looked at: limits, what was revoked at a running gate, and the backend.\n");
+    out
+}
+
+/// Where a key is decided, and how.
+fn place(effective: &[Effective], route: &str, key: &str, path: &Path) -> String {
+    let Some(entry) = deciding(effective, route, key) else { return key.to_owned() };
+    let written = match entry.line {
+        Some(line) => format!("{}:{line}", path.display()),
+        None if entry.given => "environment".to_owned(),
+        None => "default".to_owned(),
+    };
+    format!("{key} = {} ({written})", entry.value)
+}

@@ -1,0 +1,196 @@
+//! `[blacklist] file`: read at the start, and again when its content changes. And what has to be swept up
+//! now and then.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::base::clock::Unix;
+use crate::io::files::Watched;
+use crate::policy::revocation::{Kind, Selector};
+use crate::proxy::plan::{Gate, OnStale, Snapshot};
+use crate::state::revocation::replace_file;
+use crate::telemetry::logging::Level;
+
+/// How often files are looked at and old entries are swept up.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// Broken lines that are named one by one.
+const NAMED: usize = 20;
+/// The label of the file in the metrics.
+const FEED: &str = "file";
+
+/// The feed of one gate.
+#[derive(Debug)]
+pub struct Feed {
+    gate: Arc<Gate>,
+    file: Option<Watched>,
+    /// The configuration by whose issuers the file was read.
+    generation: u64,
+    /// When it was last in touch.
+    contact: Option<Instant>,
+    /// The trouble that has been told.
+    told: Option<String>,
+}
+
+impl Feed {
+    /// Reads the file for the first time: nobody is let in before.
+    pub fn open(gate: Arc<Gate>) -> Self {
+        let generation = gate.snapshot.load().generation;
+        let mut feed = Self { gate, file: None, generation, contact: None, told: None };
+        feed.look();
+        feed
+    }
+
+    /// Goes on for ever.
+    pub async fn keep(mut self) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            // A long file must not hold up the admin listener.
+            let looked = tokio::task::spawn_blocking(move || {
+                self.look();
+                self.gate.attempts.sweep(Instant::now());
+                self.gate.blacklist.sweep(Unix::now());
+                let tracked = self.gate.attempts.tracked();
+                self.gate.recorder.metrics.tracked_addresses.set(i64::try_from(tracked).unwrap_or_default());
+                self
+            });
+            match looked.await {
+                Ok(feed) => self = feed,
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn look(&mut self) {
+        let snapshot = self.gate.snapshot.load_full();
+        let settings = &snapshot.settings.blacklist;
+        let blacklist = &self.gate.blacklist;
+        blacklist.set_max_entries(settings.max_entries);
+        let Some(path) = &settings.file else {
+            if self.file.take().is_some() {
+                replace_file(blacklist, &self.gate.sessions, std::iter::empty(), Unix::now());
+            }
+            blacklist.set_stale(false);
+            return;
+        };
+        let is_other = self.file.as_ref().is_none_or(|file| file.path() != path.as_str());
+        if is_other || self.generation != snapshot.generation {
+            // Another file, or lines that another issuer may be meant by.
+            self.file = Some(Watched::new(path));
+            self.generation = snapshot.generation;
+        }
+        let Some(file) = &mut self.file else { return };
+        match file.look() {
+            Ok(changed) => {
+                self.contact = Some(Instant::now());
+                self.told = None;
+                self.gate.recorder.metrics.feed_in_touch(FEED, Unix::now().seconds());
+                if let Some(bytes) = changed {
+                    self.take_over(&snapshot, &bytes);
+                }
+            }
+            Err(error) => {
+                let trouble = format!("{path}: {error}; its last content holds");
+                if self.told.as_ref() != Some(&trouble) {
+                    self.gate.recorder.log.say(Level::Warn, "blacklist_file_lost", &trouble);
+                    self.told = Some(trouble);
+                }
+            }
+        }
+        let for_too_long =
+            |contact: Instant| settings.stale_after.is_some_and(|after| contact.elapsed() > after);
+        let stale = settings.on_stale == OnStale::RefuseNew && self.contact.is_none_or(for_too_long);
+        blacklist.set_stale(stale);
+    }
+
+    fn take_over(&self, snapshot: &Snapshot, bytes: &[u8]) {
+        let text = String::from_utf8_lossy(bytes);
+        let issuers: Vec<&str> = snapshot.issuers.iter().map(|issuer| issuer.policy.url.as_str()).collect();
+        let log = &self.gate.recorder.log;
+        let mut broken = 0;
+        let selectors = text.lines().enumerate().filter_map(|(i, line)| match parse(line, &issuers) {
+            Ok(selector) => selector,
+            Err(problem) => {
+                broken += 1;
+                if broken <= NAMED
+                    && let Some(told) = log.line(Level::Warn, "blacklist_line_skipped")
+                {
+                    told.number("line", i as u64 + 1).text("message", problem).write();
+                }
+                None
+            }
+        });
+        let read = replace_file(&self.gate.blacklist, &self.gate.sessions, selectors, Unix::now());
+        self.gate.recorder.metrics.blacklist_rejected.inc_by(read.full as u64);
+        let level = if read.full > 0 || broken > 0 { Level::Warn } else { Level::Info };
+        if let Some(line) = log.line(level, "revocation") {
+            line.text("by", FEED)
+                .number("entries", read.entries as u64)
+                .number("skipped", broken as u64)
+                .number("full", read.full as u64)
+                .number("closed", read.closed as u64)
+                .write();
+        }
+    }
+}
+
+/// One line: `jti X`, `sid X` or `sub X`, and where there are several issuers which one.
+fn parse(line: &str, issuers: &[&str]) -> Result<Option<Selector>, &'static str> {
+    let line = line.split('#').next().unwrap_or_default();
+    let mut words = line.split_whitespace();
+    let Some(kind) = words.next() else { return Ok(None) };
+    let kind = match kind {
+        "jti" => Kind::Jti,
+        "sid" => Kind::Sid,
+        "sub" => Kind::Sub,
+        _ => return Err("accepted: \"jti X\", \"sid X\" or \"sub X\""),
+    };
+    let value = words.next().ok_or("names nothing: a value follows jti, sid or sub")?;
+    let iss = match (words.next(), issuers) {
+        (None, [only]) => only,
+        (None, _) => return Err("there are several issuers: the third word says which is meant"),
+        (Some(iss), _) => {
+            issuers.iter().find(|known| **known == iss).ok_or("the third word is no [[issuer]] url")?
+        }
+    };
+    if words.next().is_some() {
+        return Err("has more than three words");
+    }
+    Ok(Some(Selector { kind, iss: (*iss).to_owned(), value: value.to_owned(), issued_before: None }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_are_read_and_broken_ones_are_told() {
+        let one = &["https://a"][..];
+        let two = &["https://a", "https://b"][..];
+        let named = |kind, iss: &str| {
+            Ok(Some(Selector { kind, iss: iss.into(), value: "x".into(), issued_before: None }))
+        };
+        for (line, issuers, expected) in [
+            ("jti x", one, named(Kind::Jti, "https://a")),
+            ("  sid\tx  # gone since May", one, named(Kind::Sid, "https://a")),
+            ("sub x https://b", two, named(Kind::Sub, "https://b")),
+            ("", one, Ok(None)),
+            ("# jti x", one, Ok(None)),
+        ] {
+            assert_eq!(parse(line, issuers), expected, "{line:?}");
+        }
+        for (line, issuers) in [
+            ("jti", one),
+            ("JTI x", one),
+            ("x", one),
+            ("issued_before x", one),
+            ("jti x", two),
+            ("jti x https://c", two),
+            ("jti x https://a more", one),
+            ("jti x", &[]),
+        ] {
+            assert!(parse(line, issuers).is_err(), "{line:?}");
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! One worker's view of the gate: its connections to backends, its request ids, and whom it has refused.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use http::header::HeaderValue;
+use http::request::Parts;
+use tokio::time::Instant;
+
+use super::body::Body;
+use super::plan::{AttemptsCount, Gate, Settings, Snapshot, Upstream};
+use crate::base::reject::{Blame, Reason};
+use crate::base::value::Rate;
+use crate::io::pool::Pool;
+use crate::policy::peer::Peer;
+use crate::policy::request::request_id_is_plain;
+
+/// One worker's view of the gate.
+#[derive(Debug)]
+pub struct Worker {
+    pub gate: Arc<Gate>,
+    /// By the id of the backend.
+    pools: Mutex<HashMap<u64, Arc<Pool<Body>>>>,
+    /// Makes the request ids of this worker unlike those of any other.
+    id_prefix: u64,
+    id_next: AtomicU64,
+}
+
+impl Worker {
+    pub fn new(gate: Arc<Gate>, id_prefix: u64) -> Self {
+        Self { gate, pools: Mutex::default(), id_prefix, id_next: AtomicU64::new(0) }
+    }
+
+    pub fn request_id(&self, head: &Parts) -> Box<str> {
+        let given = head.headers.get("x-request-id").map(HeaderValue::as_bytes);
+        if let Some(id) =
+            given.filter(|id| request_id_is_plain(id)).and_then(|id| std::str::from_utf8(id).ok())
+        {
+            return id.into();
+        }
+        let n = self.id_next.fetch_add(1, Ordering::Relaxed);
+        format!("{:016x}{n:08x}", self.id_prefix).into()
+    }
+
+    /// The kept connections to a backend. Those to backends that no configuration names any more go when
+    /// a new backend comes.
+    pub fn pool(&self, snapshot: &Snapshot, upstream: &Upstream) -> Arc<Pool<Body>> {
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(&upstream.id) {
+            return Arc::clone(pool);
+        }
+        let live = snapshot.settings.upstream_ids();
+        pools.retain(|id, _| live.contains(id));
+        let pool = Arc::new(Pool::new(upstream.endpoint.clone(), upstream.settings.connect_timeout));
+        pools.insert(upstream.id, Arc::clone(&pool));
+        pool
+    }
+
+    /// Who a request is from, as far as the socket's peer is believed.
+    pub fn peer(&self, settings: &Settings, socket: IpAddr, head: &Parts) -> Peer {
+        let peer = Peer::of(socket, &head.headers, &settings.trusted_proxies);
+        if peer.ignored {
+            self.gate.recorder.metrics.forwarded_ignored.inc();
+        }
+        peer
+    }
+
+    /// Whether this address has been refused too often to be listened to.
+    pub fn is_over_attempts(&self, settings: &Settings, peer: &Peer) -> bool {
+        let Some((rate, address)) = limited(settings, peer) else { return false };
+        self.gate.attempts.is_over(address, rate, Instant::now())
+    }
+
+    pub fn count_attempt(&self, settings: &Settings, peer: &Peer) {
+        if let Some((rate, address)) = limited(settings, peer) {
+            self.gate.attempts.count(address, rate, Instant::now());
+        }
+    }
+
+    /// Counts a refusal that is the client's doing. A limit is no attempt: who waits it out is let in again.
+    pub fn count_refusal(&self, settings: &Settings, peer: &Peer, reason: Reason, upgrade: bool) {
+        let counted_already = upgrade && settings.limits.attempts_count == AttemptsCount::All;
+        if reason.row().blame == Blame::Client && reason != Reason::AttemptsExceeded && !counted_already {
+            self.count_attempt(settings, peer);
+        }
+    }
+}
+
+/// What an address may be refused, and which: a trusted proxy that names no client is nobody's address.
+fn limited(settings: &Settings, peer: &Peer) -> Option<(Rate, IpAddr)> {
+    let rate = settings.limits.attempts?;
+    let is_proxy = peer.trusted && settings.trusted_proxies.contains(peer.address);
+    (!is_proxy).then_some((rate, peer.address))
+}

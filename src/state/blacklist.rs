@@ -1,0 +1,397 @@
+//! What is revoked. Readers look up a handful of hashes; `state::revocation` is the only writer.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+
+use hashbrown::HashTable;
+use prometheus_client::metrics::gauge::Gauge;
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use crate::base::clock::Unix;
+use crate::base::reject::Reason;
+use crate::policy::claims::Facts;
+use crate::policy::revocation::{Kind, Selector, is_before};
+
+/// One revocation; about 110 bytes with its text and its place in the index.
+#[derive(Debug)]
+struct Entry {
+    value: Box<str>,
+    /// Why, in the words of whoever asked for it.
+    note: Option<Box<str>>,
+    /// Milliseconds since the epoch, for the kinds that have a moment.
+    before: u64,
+    /// Seconds since the epoch; 0 = was not asked for by anybody.
+    expires: u32,
+    /// Round of the file's reading in which it was seen; 0 = it is not in the file.
+    round: u8,
+    kind: Kind,
+    issuer: u16,
+}
+
+impl Entry {
+    fn holds(&self, now: u64) -> bool {
+        self.round != 0 || u64::from(self.expires) > now
+    }
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    /// Positions of the entries, by hash.
+    index: HashTable<u32>,
+    entries: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    /// Named by position: few, and long.
+    issuers: Vec<Box<str>>,
+    /// How many there are of each kind: what there is none of need not be looked up.
+    kinds: [u32; Kind::ALL.len()],
+    /// Where the sweep goes on.
+    swept: usize,
+}
+
+/// Name of a revocation: the same on every replica, whoever computes it.
+fn id(kind: Kind, iss: &str, value: &str) -> u128 {
+    use std::hash::Hasher as _;
+    let mut hasher = SipHasher24::new();
+    hasher.write_u8(kind as u8);
+    hasher.write_u64(iss.len() as u64);
+    hasher.write(iss.as_bytes());
+    hasher.write(value.as_bytes());
+    hasher.finish128().as_u128()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "any 64 of the 128 bits will do")]
+fn short(id: u128) -> u64 {
+    id as u64
+}
+
+impl Table {
+    fn entry(&self, position: u32) -> Option<&Entry> {
+        self.entries.get(position as usize).and_then(Option::as_ref)
+    }
+
+    fn entry_mut(&mut self, position: u32) -> Option<&mut Entry> {
+        self.entries.get_mut(position as usize).and_then(Option::as_mut)
+    }
+
+    fn issuer(&self, entry: &Entry) -> &str {
+        self.issuers.get(usize::from(entry.issuer)).map_or("", |iss| iss)
+    }
+
+    fn id_of(&self, entry: &Entry) -> u128 {
+        id(entry.kind, self.issuer(entry), &entry.value)
+    }
+
+    fn find(&self, kind: Kind, iss: &str, value: &str) -> Option<u32> {
+        let is_it = |position: &u32| {
+            self.entry(*position).is_some_and(|entry| {
+                entry.kind == kind && *entry.value == *value && self.issuer(entry) == iss
+            })
+        };
+        self.index.find(short(id(kind, iss, value)), is_it).copied()
+    }
+
+    fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// A new entry that nobody holds yet.
+    fn insert(&mut self, selector: &Selector) -> Option<u32> {
+        let known = self.issuers.iter().position(|iss| **iss == *selector.iss);
+        let issuer = known.unwrap_or_else(|| {
+            self.issuers.push(selector.iss.as_str().into());
+            self.issuers.len() - 1
+        });
+        let entry = Entry {
+            value: selector.value.as_str().into(),
+            note: None,
+            before: 0,
+            expires: 0,
+            round: 0,
+            kind: selector.kind,
+            issuer: u16::try_from(issuer).ok()?,
+        };
+        let position = if let Some(free) = self.free.pop() {
+            free
+        } else {
+            self.entries.push(None);
+            u32::try_from(self.entries.len() - 1).ok()?
+        };
+        *self.entries.get_mut(position as usize)? = Some(entry);
+        if let Some(count) = self.kinds.get_mut(selector.kind as usize) {
+            *count += 1;
+        }
+        let hash = short(id(selector.kind, &selector.iss, &selector.value));
+        let Self { index, entries, issuers, .. } = self;
+        let rehash = |position: &u32| {
+            let entry = entries.get(*position as usize).and_then(Option::as_ref);
+            entry.map_or(0, |entry| {
+                let iss = issuers.get(usize::from(entry.issuer)).map_or("", |iss| iss);
+                short(id(entry.kind, iss, &entry.value))
+            })
+        };
+        index.insert_unique(hash, position, rehash);
+        Some(position)
+    }
+
+    fn remove(&mut self, position: u32) {
+        let Some(entry) = self.entries.get_mut(position as usize).and_then(Option::take) else { return };
+        let hash = short(self.id_of(&entry));
+        if let Ok(found) = self.index.find_entry(hash, |other| *other == position) {
+            found.remove();
+        }
+        if let Some(count) = self.kinds.get_mut(entry.kind as usize) {
+            *count -= 1;
+        }
+        self.free.push(position);
+    }
+
+    fn selector(&self, entry: &Entry) -> Selector {
+        Selector {
+            kind: entry.kind,
+            iss: self.issuer(entry).to_owned(),
+            value: entry.value.to_string(),
+            issued_before: entry.kind.has_moment().then(|| Unix(Duration::from_millis(entry.before))),
+        }
+    }
+}
+
+/// All revocations that hold.
+#[derive(Debug)]
+pub struct Blacklist {
+    table: RwLock<Table>,
+    max_entries: AtomicU32,
+    gauge: Gauge,
+    round: AtomicU64,
+    stale: AtomicBool,
+}
+
+/// There is no room for another one, and none is ever pushed out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Full;
+
+/// A revocation as it is told.
+#[derive(Clone, Debug)]
+pub struct Listed {
+    pub id: String,
+    pub selector: Selector,
+    pub note: Option<String>,
+    /// `None` = as long as it stands in the file.
+    pub expires: Option<Unix>,
+}
+
+/// A page of a longer list.
+#[derive(Clone, Debug, Default)]
+pub struct Page<T> {
+    pub items: Vec<T>,
+    pub total: usize,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+fn written(id: u128) -> String {
+    format!("{id:032x}")
+}
+
+impl Blacklist {
+    /// `gauge` = how many entries there are.
+    pub fn new(max_entries: u32, gauge: Gauge) -> Self {
+        Self {
+            table: RwLock::default(),
+            max_entries: max_entries.into(),
+            gauge,
+            round: AtomicU64::new(0),
+            stale: AtomicBool::new(false),
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn set_max_entries(&self, max_entries: u32) {
+        self.max_entries.store(max_entries, Ordering::Relaxed);
+    }
+
+    pub fn len(&self) -> usize {
+        self.read().len()
+    }
+
+    /// Whether a feed has been out of touch for too long to let anybody in.
+    pub fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Acquire)
+    }
+
+    pub fn set_stale(&self, stale: bool) {
+        self.stale.store(stale, Ordering::Release);
+    }
+
+    /// Whether this token, its session or its user is revoked.
+    pub fn check(&self, facts: &Facts, now: Unix) -> Result<(), Reason> {
+        let table = self.read();
+        for kind in Kind::ALL {
+            if table.kinds.get(kind as usize) == Some(&0) {
+                continue;
+            }
+            let Some(value) = kind.value(facts) else { continue };
+            let entry = table.find(kind, facts.iss(), value).and_then(|position| table.entry(position));
+            let named = entry.filter(|entry| entry.holds(now.0.as_secs())).is_some_and(|entry| {
+                !kind.has_moment() || is_before(facts, Unix(Duration::from_millis(entry.before)))
+            });
+            if named {
+                return Err(kind.reason());
+            }
+        }
+        Ok(())
+    }
+
+    fn find_or_insert(&self, table: &mut Table, selector: &Selector) -> Result<u32, Full> {
+        if let Some(known) = table.find(selector.kind, &selector.iss, &selector.value) {
+            return Ok(known);
+        }
+        if table.len() >= self.max_entries.load(Ordering::Relaxed) as usize {
+            return Err(Full);
+        }
+        table.insert(selector).ok_or(Full)
+    }
+
+    /// Adds what somebody asked for; what is known already holds for the longer of both times.
+    /// `true` = it was known.
+    pub(super) fn post(
+        &self,
+        selector: &Selector,
+        expires: Unix,
+        note: Option<&str>,
+        now: Unix,
+    ) -> Result<(Listed, bool), Full> {
+        let mut table = self.write();
+        let position = self.find_or_insert(&mut table, selector)?;
+        let entry = table.entry_mut(position).ok_or(Full)?;
+        let before = millis(selector.issued_before);
+        // A later moment says more than the entry did.
+        let known = entry.holds(now.0.as_secs()) && entry.before >= before;
+        entry.before = entry.before.max(before);
+        entry.expires = entry.expires.max(u32::try_from(expires.0.as_secs()).unwrap_or(u32::MAX));
+        if let Some(note) = note {
+            entry.note = Some(note.into());
+        }
+        let listed = table.entry(position).map(|entry| listed(&table, entry)).ok_or(Full)?;
+        self.count(&table);
+        Ok((listed, known))
+    }
+
+    /// Takes back what somebody asked for. `None` = there is no such thing; `Some(false)` = it stands in
+    /// the file as well, and so holds on.
+    pub(super) fn withdraw(&self, id: &str) -> Option<bool> {
+        let id = u128::from_str_radix(id, 16).ok()?;
+        let mut table = self.write();
+        let is_it = |position: &u32| table.entry(*position).is_some_and(|entry| table.id_of(entry) == id);
+        let position = table.index.find(short(id), is_it).copied()?;
+        let entry = table.entry_mut(position)?;
+        entry.expires = 0;
+        if entry.round != 0 {
+            return Some(false);
+        }
+        table.remove(position);
+        self.count(&table);
+        Some(true)
+    }
+
+    /// Begins to read the file anew.
+    pub(super) fn begin_round(&self) -> u8 {
+        let round = self.round.fetch_add(1, Ordering::Relaxed) % u64::from(u8::MAX) + 1;
+        u8::try_from(round).unwrap_or(1)
+    }
+
+    /// Takes over some lines of the file: how many of them did not fit, and whether any is new.
+    pub(super) fn take_lines(&self, selectors: &[Selector], round: u8) -> (usize, bool) {
+        let mut table = self.write();
+        let (mut full, mut new) = (0, false);
+        for selector in selectors {
+            let Ok(position) = self.find_or_insert(&mut table, selector) else {
+                full += 1;
+                continue;
+            };
+            if let Some(entry) = table.entry_mut(position) {
+                new |= entry.round == 0;
+                entry.round = round;
+            }
+        }
+        self.count(&table);
+        (full, new)
+    }
+
+    /// Forgets what the file no longer has.
+    pub(super) fn end_round(&self, round: u8) {
+        let mut table = self.write();
+        for position in 0..table.entries.len() {
+            let Ok(position) = u32::try_from(position) else { break };
+            let Some(entry) = table.entry_mut(position) else { continue };
+            if entry.round != 0 && entry.round != round {
+                entry.round = 0;
+                if entry.expires == 0 {
+                    table.remove(position);
+                }
+            }
+        }
+        self.count(&table);
+    }
+
+    /// Forgets what has expired, a part at a time: readers wait for no more than that.
+    pub fn sweep(&self, now: Unix) {
+        const AT_ONCE: usize = 50_000;
+        let mut table = self.write();
+        let (from, len) = (table.swept, table.entries.len());
+        for position in from..len.min(from + AT_ONCE) {
+            let Ok(position) = u32::try_from(position) else { break };
+            if table.entry(position).is_some_and(|entry| !entry.holds(now.0.as_secs())) {
+                table.remove(position);
+            }
+        }
+        table.swept = if from + AT_ONCE >= len { 0 } else { from + AT_ONCE };
+        self.count(&table);
+    }
+
+    fn count(&self, table: &Table) {
+        self.gauge.set(i64::try_from(table.len()).unwrap_or(i64::MAX));
+    }
+
+    /// Those that hold, a page at a time.
+    pub fn list(&self, after: Option<&str>, limit: usize, now: Unix) -> Page<Listed> {
+        let table = self.read();
+        let from = after.and_then(|text| text.parse::<usize>().ok()).map_or(0, |last| last + 1);
+        let holding = || {
+            let all = table.entries.iter().enumerate();
+            all.filter_map(|(i, entry)| Some((i, entry.as_ref().filter(|e| e.holds(now.0.as_secs()))?)))
+        };
+        let mut items = Vec::new();
+        let (mut last, mut more) = (0, false);
+        for (i, entry) in holding().filter(|(i, _)| *i >= from) {
+            if items.len() == limit {
+                more = true;
+                break;
+            }
+            last = i;
+            items.push(listed(&table, entry));
+        }
+        Page { items, total: holding().count(), next: more.then(|| last.to_string()) }
+    }
+}
+
+fn millis(moment: Option<Unix>) -> u64 {
+    moment.map_or(0, |moment| u64::try_from(moment.0.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn listed(table: &Table, entry: &Entry) -> Listed {
+    let expires = (entry.round == 0).then(|| Unix(Duration::from_secs(entry.expires.into())));
+    Listed {
+        id: written(table.id_of(entry)),
+        selector: table.selector(entry),
+        note: entry.note.as_deref().map(str::to_owned),
+        expires,
+    }
+}
