@@ -13,8 +13,10 @@ use crate::proxy::plan::{Gate, OnStale, Snapshot};
 use crate::state::revocation::replace_file;
 use crate::telemetry::logging::Level;
 
-/// How often files are looked at and old entries are swept up.
+/// How often files are looked at.
 pub const LOOK: Duration = Duration::from_secs(1);
+/// Revocations that have expired are forgotten in each such turn: they hold no more in any case.
+const SWEEP: u32 = 10;
 /// Broken lines that are named one by one.
 const NAMED: usize = 20;
 /// The label of the file in the metrics.
@@ -31,13 +33,14 @@ pub struct Feed {
     contact: Option<Instant>,
     /// The trouble that has been told.
     told: Option<String>,
+    turns: u32,
 }
 
 impl Feed {
     /// Reads the file for the first time: nobody is let in before.
     pub fn open(gate: Arc<Gate>) -> Self {
         let generation = gate.snapshot.load().generation;
-        let mut feed = Self { gate, file: None, generation, contact: None, told: None };
+        let mut feed = Self { gate, file: None, generation, contact: None, told: None, turns: 0 };
         feed.look();
         feed
     }
@@ -46,19 +49,29 @@ impl Feed {
     pub async fn keep(mut self) {
         loop {
             tokio::time::sleep(LOOK).await;
-            // A long file must not hold up the admin listener.
-            let looked = tokio::task::spawn_blocking(move || {
+            self = if self.gate.snapshot.load().settings.blacklist.file.is_some() {
+                // A long file must not hold up the admin listener.
+                let looked = tokio::task::spawn_blocking(move || {
+                    self.look();
+                    self
+                });
+                let Ok(feed) = looked.await else { return };
+                feed
+            } else {
                 self.look();
-                self.gate.attempts.sweep(Instant::now());
-                self.gate.blacklist.sweep(Unix::now());
-                let tracked = self.gate.attempts.tracked();
-                self.gate.recorder.metrics.tracked_addresses.set(i64::try_from(tracked).unwrap_or_default());
                 self
-            });
-            match looked.await {
-                Ok(feed) => self = feed,
-                Err(_) => return,
-            }
+            };
+            self.sweep();
+        }
+    }
+
+    fn sweep(&mut self) {
+        self.gate.attempts.sweep(Instant::now());
+        let tracked = self.gate.attempts.tracked();
+        self.gate.recorder.metrics.tracked_addresses.set(i64::try_from(tracked).unwrap_or_default());
+        self.turns += 1;
+        if self.turns.is_multiple_of(SWEEP) {
+            self.gate.blacklist.sweep(Unix::now());
         }
     }
 

@@ -1,5 +1,6 @@
 //! What is revoked. Readers look up a handful of hashes; `state::revocation` is the only writer.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
@@ -45,8 +46,6 @@ struct Table {
     issuers: Vec<Box<str>>,
     /// How many there are of each kind: what there is none of need not be looked up.
     kinds: [u32; Kind::ALL.len()],
-    /// Where the sweep goes on.
-    swept: usize,
 }
 
 /// Name of a revocation: the same on every replica, whoever computes it.
@@ -327,33 +326,39 @@ impl Blacklist {
 
     /// Forgets what the file no longer has.
     pub(super) fn end_round(&self, round: u8) {
-        let mut table = self.write();
-        for position in 0..table.entries.len() {
-            let Ok(position) = u32::try_from(position) else { break };
-            let Some(entry) = table.entry_mut(position) else { continue };
-            if entry.round != 0 && entry.round != round {
-                entry.round = 0;
-                if entry.expires == 0 {
+        for positions in self.parts() {
+            let mut table = self.write();
+            for position in positions {
+                let Some(entry) = table.entry_mut(position) else { continue };
+                if entry.round != 0 && entry.round != round {
+                    entry.round = 0;
+                    if entry.expires == 0 {
+                        table.remove(position);
+                    }
+                }
+            }
+            self.count(&table);
+        }
+    }
+
+    /// Forgets what has expired.
+    pub fn sweep(&self, now: Unix) {
+        for positions in self.parts() {
+            let mut table = self.write();
+            for position in positions {
+                if table.entry(position).is_some_and(|entry| !entry.holds(now.0.as_secs())) {
                     table.remove(position);
                 }
             }
+            self.count(&table);
         }
-        self.count(&table);
     }
 
-    /// Forgets what has expired, a part at a time: readers wait for no more than that.
-    pub fn sweep(&self, now: Unix) {
-        const AT_ONCE: usize = 50_000;
-        let mut table = self.write();
-        let (from, len) = (table.swept, table.entries.len());
-        for position in from..len.min(from + AT_ONCE) {
-            let Ok(position) = u32::try_from(position) else { break };
-            if table.entry(position).is_some_and(|entry| !entry.holds(now.0.as_secs())) {
-                table.remove(position);
-            }
-        }
-        table.swept = if from + AT_ONCE >= len { 0 } else { from + AT_ONCE };
-        self.count(&table);
+    /// All positions, a part at a time: handshakes wait for no more than that.
+    fn parts(&self) -> impl Iterator<Item = Range<u32>> + use<> {
+        const AT_ONCE: u32 = 4096;
+        let len = u32::try_from(self.read().entries.len()).unwrap_or(u32::MAX);
+        (0..len.div_ceil(AT_ONCE)).map(move |n| n * AT_ONCE..len.min((n + 1) * AT_ONCE))
     }
 
     fn count(&self, table: &Table) {
@@ -362,23 +367,27 @@ impl Blacklist {
 
     /// Those that hold, a page at a time.
     pub fn list(&self, after: Option<&str>, limit: usize, now: Unix) -> Page<Listed> {
-        let table = self.read();
-        let from = after.and_then(|text| text.parse::<usize>().ok()).map_or(0, |last| last + 1);
-        let holding = || {
-            let all = table.entries.iter().enumerate();
-            all.filter_map(|(i, entry)| Some((i, entry.as_ref().filter(|e| e.holds(now.0.as_secs()))?)))
-        };
-        let mut items = Vec::new();
-        let (mut last, mut more) = (0, false);
-        for (i, entry) in holding().filter(|(i, _)| *i >= from) {
-            if items.len() == limit {
-                more = true;
-                break;
+        let after = after.and_then(|text| text.parse::<u32>().ok());
+        let mut page = Page { items: Vec::new(), total: 0, next: None };
+        let mut last = 0;
+        for positions in self.parts() {
+            let table = self.read();
+            for position in positions {
+                let entry = table.entry(position).filter(|entry| entry.holds(now.0.as_secs()));
+                let Some(entry) = entry else { continue };
+                page.total += 1;
+                if after.is_some_and(|after| position <= after) {
+                    continue;
+                }
+                if page.items.len() == limit {
+                    page.next = Some(last.to_string());
+                } else {
+                    last = position;
+                    page.items.push(listed(&table, entry));
+                }
             }
-            last = i;
-            items.push(listed(&table, entry));
         }
-        Page { items, total: holding().count(), next: more.then(|| last.to_string()) }
+        page
     }
 }
 
@@ -393,5 +402,228 @@ fn listed(table: &Table, entry: &Entry) -> Listed {
         selector: table.selector(entry),
         note: entry.note.as_deref().map(str::to_owned),
         expires,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::policy::jwt::Jwt;
+
+    fn facts(claims: &Value) -> Facts {
+        let mut claims = claims.as_object().unwrap().clone();
+        claims.entry("iss").or_insert("x".into());
+        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
+        Facts::of(jwt).unwrap()
+    }
+
+    fn at(seconds: u64) -> Unix {
+        Unix(Duration::from_secs(seconds))
+    }
+
+    fn selector(kind: Kind, value: &str) -> Selector {
+        Selector { kind, iss: "x".into(), value: value.into(), issued_before: None }
+    }
+
+    fn blacklist(max: u32) -> Blacklist {
+        Blacklist::new(max, Gauge::default())
+    }
+
+    fn post(
+        blacklist: &Blacklist,
+        selector: &Selector,
+        until: u64,
+        now: u64,
+    ) -> Result<(String, bool), Full> {
+        blacklist.post(selector, at(until), None, at(now)).map(|(listed, known)| (listed.id, known))
+    }
+
+    #[test]
+    fn whoever_is_named_is_refused_until_it_expires() {
+        let list = blacklist(10);
+        let alice = facts(&json!({"sub": "alice", "jti": "j", "sid": "s", "iat": 100}));
+        for (kind, value, reason) in [
+            (Kind::Jti, "j", Reason::TokenRevoked),
+            (Kind::Sid, "s", Reason::TokenRevoked),
+            (Kind::Sub, "alice", Reason::UserRevoked),
+        ] {
+            let (id, known) = post(&list, &selector(kind, value), 200, 100).unwrap();
+            assert!(!known);
+            assert_eq!(list.check(&alice, at(199)), Err(reason));
+            assert_eq!(list.check(&alice, at(200)), Ok(()));
+            assert_eq!(list.withdraw(&id), Some(true));
+            assert_eq!(list.check(&alice, at(100)), Ok(()));
+        }
+        assert_eq!(list.len(), 0);
+    }
+
+    #[test]
+    fn a_blocked_user_hears_of_that_first() {
+        let list = blacklist(10);
+        post(&list, &selector(Kind::Jti, "j"), 200, 100).unwrap();
+        post(&list, &selector(Kind::Sub, "alice"), 200, 100).unwrap();
+        let alice = facts(&json!({"sub": "alice", "jti": "j"}));
+        assert_eq!(list.check(&alice, at(100)), Err(Reason::UserRevoked));
+    }
+
+    #[test]
+    fn of_a_moment_the_latest_counts_and_of_a_time_the_longest() {
+        let list = blacklist(10);
+        let before =
+            |seconds| Selector { issued_before: Some(at(seconds)), ..selector(Kind::SubBefore, "alice") };
+        let alice = facts(&json!({"sub": "alice", "iat": 100}));
+        assert_eq!(post(&list, &before(100), 200, 100).unwrap().1, false);
+        assert_eq!(list.check(&alice, at(150)), Ok(()));
+        assert_eq!(post(&list, &before(101), 180, 100).unwrap().1, false, "it says more than before");
+        assert_eq!(post(&list, &before(50), 120, 100).unwrap().1, true, "it says nothing new");
+        assert_eq!(list.check(&alice, at(199)), Err(Reason::TokenRevoked));
+        assert_eq!(list.len(), 1);
+    }
+
+    #[test]
+    fn a_full_list_takes_nothing_new_and_loses_nothing() {
+        let list = blacklist(2);
+        for value in ["a", "b"] {
+            post(&list, &selector(Kind::Jti, value), 200, 100).unwrap();
+        }
+        assert_eq!(post(&list, &selector(Kind::Jti, "c"), 200, 100), Err(Full));
+        assert_eq!(post(&list, &selector(Kind::Jti, "a"), 300, 100).unwrap().1, true);
+        assert_eq!(list.len(), 2);
+        list.sweep(at(250));
+        assert_eq!(list.len(), 1);
+        post(&list, &selector(Kind::Jti, "c"), 300, 250).unwrap();
+        assert_eq!(list.check(&facts(&json!({"jti": "a"})), at(299)), Err(Reason::TokenRevoked));
+    }
+
+    #[test]
+    fn what_the_file_says_holds_as_long_as_it_says_so() {
+        let list = blacklist(10);
+        let (both, file) = (selector(Kind::Jti, "both"), selector(Kind::Jti, "file"));
+        let refused = |jti: &str, now| list.check(&facts(&json!({ "jti": jti })), at(now)).is_err();
+        let round = list.begin_round();
+        assert_eq!(list.take_lines(&[both.clone(), file.clone()], round), (0, true));
+        list.end_round(round);
+        let (id, known) = post(&list, &both, 200, 100).unwrap();
+        assert!(known && refused("both", 1_000_000) && refused("file", 1_000_000));
+        list.sweep(at(1_000_000));
+        assert!(refused("both", 1_000_000), "swept though the file says so");
+        assert_eq!(list.withdraw(&id), Some(false));
+        post(&list, &both, 200, 100).unwrap();
+        let round = list.begin_round();
+        assert_eq!(list.take_lines(&[], round), (0, false));
+        list.end_round(round);
+        assert!(refused("both", 199) && !refused("both", 200) && !refused("file", 100));
+    }
+
+    #[test]
+    fn rounds_never_run_out() {
+        let list = blacklist(10);
+        for n in 0..1000_u32 {
+            let round = list.begin_round();
+            assert_ne!(round, 0);
+            let line = selector(Kind::Jti, if n % 2 == 0 { "even" } else { "odd" });
+            list.take_lines(&[line], round);
+            list.end_round(round);
+            assert_eq!(list.len(), 1, "{n}");
+        }
+    }
+
+    #[test]
+    fn a_long_list_is_told_page_by_page() {
+        let list = blacklist(100);
+        for n in 0..25 {
+            post(&list, &selector(Kind::Jti, &n.to_string()), 200, 100).unwrap();
+        }
+        let (mut after, mut seen) = (None, Vec::new());
+        loop {
+            let page = list.list(after.as_deref(), 10, at(100));
+            assert_eq!(page.total, 25);
+            seen.extend(page.items.iter().map(|listed| listed.selector.value.clone()));
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen.len(), 25);
+        assert_eq!(list.list(None, 10, at(200)).total, 0, "expired ones are not told");
+    }
+
+    #[test]
+    fn the_same_revocation_has_the_same_name_on_every_replica() {
+        let id = |selector: &Selector| post(&blacklist(1), selector, 200, 100).unwrap().0;
+        let one = selector(Kind::Jti, "j");
+        assert_eq!(id(&one), id(&one));
+        assert_ne!(id(&one), id(&selector(Kind::Sid, "j")));
+        assert_ne!(id(&one), id(&Selector { iss: "xj".into(), value: String::new(), ..one.clone() }));
+        assert_eq!(id(&one).len(), 32);
+        assert_eq!(blacklist(1).withdraw("no id"), None);
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Post { value: u8, ttl: u64 },
+        Withdraw(u8),
+        File(Vec<u8>),
+        Sweep,
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0..12_u8, 1..50_u64).prop_map(|(value, ttl)| Step::Post { value, ttl }),
+            (0..12_u8).prop_map(Step::Withdraw),
+            proptest::collection::vec(0..12_u8, 0..6).prop_map(Step::File),
+            Just(Step::Sweep),
+            (1..30_u64).prop_map(Step::Wait),
+        ]
+    }
+
+    proptest! {
+        /// Against a map from value to expiry, and a set.
+        #[test]
+        fn it_holds_what_a_plain_map_would(steps in proptest::collection::vec(step(), 1..60)) {
+            let list = blacklist(1000);
+            let (mut posted, mut file): (BTreeMap<u8, u64>, Vec<u8>) = Default::default();
+            let mut now = 100;
+            for step in steps {
+                match step {
+                    Step::Post { value, ttl } => {
+                        post(&list, &selector(Kind::Jti, &value.to_string()), now + ttl, now).unwrap();
+                        let until = posted.entry(value).or_default();
+                        *until = (*until).max(now + ttl);
+                    }
+                    Step::Withdraw(value) => {
+                        list.withdraw(&written(id(Kind::Jti, "x", &value.to_string())));
+                        posted.remove(&value);
+                    }
+                    Step::File(values) => {
+                        let lines: Vec<_> =
+                            values.iter().map(|v| selector(Kind::Jti, &v.to_string())).collect();
+                        let round = list.begin_round();
+                        list.take_lines(&lines, round);
+                        list.end_round(round);
+                        file = values;
+                    }
+                    Step::Sweep => list.sweep(at(now)),
+                    Step::Wait(seconds) => now += seconds,
+                }
+                for value in 0..12_u8 {
+                    let holds = file.contains(&value) || posted.get(&value).is_some_and(|until| *until > now);
+                    let token = facts(&json!({"jti": value.to_string()}));
+                    prop_assert_eq!(list.check(&token, at(now)).is_err(), holds, "{} at {}", value, now);
+                }
+            }
+            let holding = (0..12_u8)
+                .filter(|v| file.contains(v) || posted.get(v).is_some_and(|until| *until > now))
+                .count();
+            prop_assert_eq!(list.list(None, 1000, at(now)).total, holding);
+        }
     }
 }

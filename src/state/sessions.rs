@@ -264,3 +264,137 @@ impl<T> Drop for Registration<T> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::jwt::Jwt;
+    use crate::state::permits::Permits;
+    use crate::state::tally::Tally;
+    use serde_json::json;
+
+    #[derive(Debug)]
+    struct Someone {
+        facts: Option<Facts>,
+        shadow: bool,
+    }
+
+    impl Describe for Someone {
+        fn describe<'l>(&self, line: Line<'l>) -> Line<'l> {
+            line
+        }
+    }
+
+    impl Subject for Someone {
+        fn facts(&self) -> Option<&Facts> {
+            self.facts.as_ref()
+        }
+        fn is_shadow(&self) -> bool {
+            self.shadow
+        }
+    }
+
+    fn someone(iss: &str, sub: &str) -> Someone {
+        let claims = json!({"iss": iss, "sub": sub}).as_object().unwrap().clone();
+        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
+        Someone { facts: Some(Facts::of(jwt).unwrap()), shadow: false }
+    }
+
+    fn nobody() -> Someone {
+        Someone { facts: None, shadow: false }
+    }
+
+    fn end_of(registration: &Registration<Someone>) -> Option<Reason> {
+        registration.entry.switch.ended(Waker::noop()).map(|end| end.reason)
+    }
+
+    #[test]
+    fn sessions_are_counted_ended_and_forgotten() {
+        let gauge = Gauge::default();
+        let sessions = Sessions::new(gauge.clone());
+        let register = |someone| sessions.register(someone, Places::default());
+        let alice = [register(someone("x", "alice")), register(someone("x", "alice"))];
+        let (bob, nobody) = (register(someone("x", "bob")), register(nobody()));
+        assert_eq!((sessions.count(), gauge.get()), (4, 2));
+        let is_alice =
+            |entry: &Entry<Someone>| entry.subject.facts().is_some_and(|facts| facts.sub() == Some("alice"));
+        assert_eq!(sessions.end_where(Reason::Draining, is_alice), 2);
+        assert_eq!(sessions.end_where(Reason::OperatorClosed, is_alice), 0, "they were ended already");
+        for session in &alice {
+            assert_eq!(end_of(session), Some(Reason::Draining));
+        }
+        assert_eq!((end_of(&bob), end_of(&nobody)), (None, None));
+        drop(alice);
+        assert_eq!((sessions.count(), gauge.get()), (2, 1));
+        drop((bob, nobody));
+        assert_eq!((sessions.count(), gauge.get()), (0, 0));
+    }
+
+    #[test]
+    fn users_of_two_issuers_are_two() {
+        let gauge = Gauge::default();
+        let sessions = Sessions::new(gauge.clone());
+        let _held = ["x", "y"].map(|iss| sessions.register(someone(iss, "alice"), Places::default()));
+        assert_eq!(gauge.get(), 2);
+        assert_eq!(sessions.of_user("x", "alice").len(), 1);
+        assert_eq!(sessions.of_user("z", "alice").len(), 0);
+    }
+
+    #[test]
+    fn the_first_reason_counts_and_the_moment_is_kept() {
+        let switch = Switch::default();
+        let moment = Unix(Duration::from_micros(1_700_000_000_123_456));
+        assert!(switch.end(Reason::TokenExpired, moment));
+        assert!(!switch.end(Reason::Draining, Unix(Duration::ZERO)));
+        assert_eq!(switch.ended(Waker::noop()), Some(End { reason: Reason::TokenExpired, since: moment }));
+    }
+
+    #[test]
+    fn every_reason_can_end_a_session() {
+        for reason in Reason::ALL {
+            let switch = Switch::default();
+            switch.end(*reason, Unix::now());
+            assert_eq!(switch.ended(Waker::noop()).map(|end| end.reason), Some(*reason));
+        }
+    }
+
+    #[test]
+    fn the_oldest_makes_room_at_once_and_a_shadow_never_does() {
+        let sessions = Sessions::new(Gauge::default());
+        let tally = Tally::new([1; 16]);
+        let key = tally.key(&[b"alice"]);
+        let register = |shadow| {
+            let registration =
+                sessions.register(Someone { shadow, ..someone("x", "alice") }, Places::default());
+            registration.entry.hold(tally.take(key, 10).unwrap());
+            registration
+        };
+        let [shadow, oldest, newest] = [true, false, false].map(register);
+        let other = sessions.register(someone("x", "alice"), Places::default());
+        assert!(tally.take(key, 3).is_none());
+        assert!(sessions.displace_oldest("x", "alice", key));
+        assert_eq!(end_of(&oldest), Some(Reason::UserSessionsExceeded));
+        assert_eq!((end_of(&shadow), end_of(&newest), end_of(&other)), (None, None, None));
+        let taken = tally.take(key, 3).unwrap();
+        drop(oldest);
+        assert!(tally.take(key, 3).is_none(), "its place was given back twice");
+        assert!(sessions.displace_oldest("x", "alice", key));
+        assert_eq!(end_of(&newest), Some(Reason::UserSessionsExceeded));
+        assert!(!sessions.displace_oldest("x", "alice", key), "only a shadow is left");
+        assert!(!sessions.displace_oldest("x", "bob", key));
+        drop(taken);
+    }
+
+    #[test]
+    fn a_place_is_free_when_the_registration_ends_though_others_still_look_at_the_entry() {
+        let sessions = Sessions::new(Gauge::default());
+        let permits = Permits::new(Some(1));
+        let places = Places { all: permits.take(), ..Places::default() };
+        let registration = sessions.register(nobody(), places);
+        let looked_at = Arc::clone(&registration.entry);
+        assert!(permits.take().is_none());
+        drop(registration);
+        assert!(permits.take().is_some());
+        assert!(!looked_at.switch.has_ended());
+    }
+}
