@@ -168,19 +168,16 @@ fn page(explained: &Explained, effective: &[Effective], path: &Path) -> String {
     let mut out = String::new();
     let width = explained.steps.iter().map(|step| step.what.chars().count()).max().unwrap_or(0).min(72);
     for step in &explained.steps {
-        let outcome = match step.outcome {
-            Ok(()) => "passed".to_owned(),
-            Err(reason) => format!("FAILED {reason}"),
-        };
+        let outcome = if step.outcome.is_ok() { "passed" } else { "FAILED" };
         let what: String = step.what.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
-        let _ = write!(out, "{outcome:<8} {what:<width$}");
+        let _ = write!(out, "{outcome}  {what:<width$}");
         for key in step.keys.split_whitespace() {
             let _ = write!(out, "  {}", place(effective, &explained.route, key, path));
         }
         out.push('\n');
     }
     for trouble in &explained.trouble {
-        let _ = writeln!(out, "note     {trouble}");
+        let _ = writeln!(out, "note    {trouble}");
     }
     let would: Vec<Reason> = explained.steps.iter().filter_map(|step| step.outcome.err()).collect();
     let _ = match (explained.verdict, would.first()) {

@@ -1,5 +1,7 @@
 //! A route's own conditions: `roles` and `claims` on the token, `allow` on all that is known.
 
+use std::fmt;
+
 use serde_json::Value;
 
 use super::claims::Facts;
@@ -112,19 +114,35 @@ impl Rule {
     ) -> Result<(), Reason> {
         let ok_if = |holds: bool| if holds { Ok(()) } else { Err(Reason::RuleDenied) };
         if !self.roles.is_empty() {
-            let hold = self.roles.iter().all(|role| facts.is_some_and(|facts| role.is_held(facts)));
-            trace.step("route.roles", || "rule: roles".into(), ok_if(hold))?;
+            let is_missing = |role: &&Role| !facts.is_some_and(|facts| role.is_held(facts));
+            let missing: Vec<&Role> = self.roles.iter().filter(is_missing).collect();
+            let what = || match missing.as_slice() {
+                [] => "rule: all roles".to_owned(),
+                missing => {
+                    format!("rule: without the role {}", join(missing.iter().map(ToString::to_string)))
+                }
+            };
+            trace.step("route.roles", what, ok_if(missing.is_empty()))?;
         }
         if !self.claims.is_empty() {
-            let hold = self.claims.iter().all(|(path, template)| {
+            let is_wrong = |(path, template): &&(String, Template)| {
                 let claim = facts.and_then(|facts| facts.claim(path));
-                template.fill(params).is_some_and(|wanted| claim.is_some_and(|claim| says(claim, &wanted)))
-            });
-            trace.step("route.claims", || "rule: claims".into(), ok_if(hold))?;
+                let wanted = template.fill(params);
+                !wanted.is_some_and(|wanted| claim.is_some_and(|claim| says(claim, &wanted)))
+            };
+            let wrong: Vec<&(String, Template)> = self.claims.iter().filter(is_wrong).collect();
+            let told = |(path, template): &&(String, Template)| {
+                format!("{path} says not {:?}", template.fill(params).unwrap_or_default())
+            };
+            let what = || match wrong.as_slice() {
+                [] => "rule: all claims".to_owned(),
+                wrong => format!("rule: the claim {}", join(wrong.iter().map(told))),
+            };
+            trace.step("route.claims", what, ok_if(wrong.is_empty()))?;
         }
         if let Some(allow) = &self.allow {
             let allowed = ok_if(allow.allows(facts, params, request));
-            trace.step("route.allow", || "rule: expression".into(), allowed)?;
+            trace.step("route.allow", || "rule: the expression".into(), allowed)?;
         }
         Ok(())
     }
@@ -142,6 +160,19 @@ fn read_allow(section: &Section<'_>, pattern: &Pattern) -> Option<Expression> {
         section.problem("allow", format!("params.{name} is no parameter of the path {:?}", pattern.text()));
     }
     Some(allow)
+}
+
+fn join(parts: impl Iterator<Item = String>) -> String {
+    parts.collect::<Vec<_>>().join(", ")
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Realm(role) => f.write_str(role),
+            Self::Client { client, role } => write!(f, "{client}:{role}"),
+        }
+    }
 }
 
 impl Role {
