@@ -1,9 +1,10 @@
 //! What an expression costs at most. CEL has no budget while it runs, and how much a loop has to do is
-//! up to whoever fills the token; so each expression is told beforehand how much input it can afford.
+//! up to whoever fills the token; so before each run an upper bound is taken, by the weight of what the
+//! expression is let loose on.
 
 use cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue, operators};
 
-/// Steps of one evaluation. They take up to 60 ms together, and all sockets of a worker wait for them:
+/// Steps of one evaluation. They take up to 80 ms together, and all sockets of a worker wait for them:
 /// fewer would deny tokens with hundreds of groups in a loop within a loop, more would let one token
 /// stop its neighbours for longer.
 pub const BUDGET: u64 = 1_000_000;
@@ -19,60 +20,49 @@ pub fn weight(text: usize) -> u64 {
     1 + (text / TEXT) as u64
 }
 
-/// The weight of all input together up to which an expression stays within the budget.
-pub fn affordable(root: &IdedExpr) -> u64 {
-    let (mut low, mut high) = (0, BUDGET);
-    while low < high {
-        let middle = low.midpoint(high + 1);
-        if total(root, middle) <= BUDGET {
-            low = middle;
-        } else {
-            high = middle - 1;
-        }
-    }
-    low
+/// What the variables weigh: each value with its name and all that is in it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Weights {
+    pub claims: u64,
+    pub params: u64,
+    pub request: u64,
 }
 
-fn total(root: &IdedExpr, input: u64) -> u64 {
-    let of = estimate(root, &Scope::input(input));
+/// Steps that the expression takes at most.
+pub fn steps(root: &IdedExpr, input: Weights) -> u64 {
+    let of = estimate(root, &Scope { input, variable: None, outer: None });
     // The outcome is copied, whatever it is.
     of.cost.saturating_add(of.size)
 }
 
-/// Upper bounds. They grow with the input, and never slower than it: [`comprehension`] relies on that.
-#[derive(Clone, Copy)]
+/// Upper bounds: sums, products and maxima of weights, nothing that grows slower; [`comprehension`]
+/// relies on that.
+#[derive(Clone, Copy, Default)]
 struct Estimate {
     cost: u64,
     /// The weight of the result.
     size: u64,
 }
 
-/// How much the variables weigh: the input, and those of the loops around.
+/// The input, and the variables of the loops around.
 struct Scope<'s> {
-    input: u64,
+    input: Weights,
     variable: Option<(&'s str, u64)>,
     outer: Option<&'s Scope<'s>>,
 }
 
-impl<'s> Scope<'s> {
-    fn input(input: u64) -> Self {
-        Self { input, variable: None, outer: None }
-    }
-
-    fn with(&'s self, name: &'s str, size: u64) -> Self {
-        Scope { input: self.input, variable: Some((name, size)), outer: Some(self) }
-    }
-
-    fn in_loop(&self, name: &str) -> Option<u64> {
-        match self.variable {
-            Some((variable, size)) if variable == name => Some(size),
-            _ => self.outer.and_then(|outer| outer.in_loop(name)),
-        }
-    }
-
+impl Scope<'_> {
     fn size(&self, name: &str) -> u64 {
-        let of_input = if matches!(name, "claims" | "params" | "request") { self.input } else { 1 };
-        self.in_loop(name).unwrap_or(of_input)
+        match (self.variable, self.outer) {
+            (Some((variable, size)), _) if variable == name => size,
+            (_, Some(outer)) => outer.size(name),
+            (_, None) => match name {
+                "claims" => self.input.claims,
+                "params" => self.input.params,
+                "request" => self.input.request,
+                _ => 1,
+            },
+        }
     }
 }
 
@@ -89,7 +79,7 @@ fn estimate(node: &IdedExpr, scope: &Scope<'_>) -> Estimate {
         Expr::Map(map) => made_of(map.entries.iter().flat_map(|entry| parts(&entry.expr)), scope),
         Expr::Struct(made) => made_of(made.entries.iter().flat_map(|entry| parts(&entry.expr)), scope),
         Expr::Call(call) => self::call(call, scope),
-        Expr::Comprehension(loops) => comprehension(loops, scope),
+        Expr::Comprehension(of) => comprehension(of, scope),
     }
 }
 
@@ -105,11 +95,12 @@ fn literal(value: &LiteralValue) -> u64 {
     }
 }
 
-fn parts(entry: &EntryExpr) -> Vec<&IdedExpr> {
-    match entry {
-        EntryExpr::StructField(field) => vec![&field.value],
-        EntryExpr::MapEntry(entry) => vec![&entry.key, &entry.value],
-    }
+fn parts(entry: &EntryExpr) -> impl Iterator<Item = &IdedExpr> {
+    let (key, value) = match entry {
+        EntryExpr::StructField(field) => (None, &field.value),
+        EntryExpr::MapEntry(entry) => (Some(&entry.key), &entry.value),
+    };
+    key.into_iter().chain([value])
 }
 
 /// All parts are copied into the result.
@@ -121,68 +112,58 @@ fn made_of<'e>(parts: impl Iterator<Item = &'e IdedExpr>, scope: &Scope<'_>) -> 
 }
 
 fn call(call: &CallExpr, scope: &Scope<'_>) -> Estimate {
-    let nodes: Vec<&IdedExpr> = call.target.as_deref().into_iter().chain(&call.args).collect();
-    let of: Vec<Estimate> = nodes.iter().map(|node| estimate(node, scope)).collect();
-    let sizes = of.iter().fold(0, |sum: u64, of| sum.saturating_add(of.size));
+    // No function takes more than three.
+    let mut of = [Estimate::default(); 3];
+    for (of, node) in of.iter_mut().zip(call.target.as_deref().into_iter().chain(&call.args)) {
+        *of = estimate(node, scope);
+    }
+    let [first, second, third] = of;
+    let sizes = first.size.saturating_add(second.size).saturating_add(third.size);
+    let literal = |at: usize| match call.args.get(at).map(|node| &node.expr) {
+        Some(Expr::Literal(value)) => Some(value),
+        _ => None,
+    };
     // What is done with the operands, and the weight of the result. Where nothing else is said, all of
-    // them are read or, for a failure's message, copied.
-    let (work, size) = match (call.func_name.as_str(), of.as_slice()) {
-        (operators::LOGICAL_AND | operators::LOGICAL_OR | operators::LOGICAL_NOT, _) => (0, 1),
-        (operators::NOT_STRICTLY_FALSE, _) => (0, 1),
-        (operators::CONDITIONAL, [_, yes, no]) => (0, yes.size.max(no.size)),
-        (operators::EQUALS | operators::NOT_EQUALS | "startsWith" | "endsWith", [..]) => {
-            (compared(&nodes, &of, scope), 1)
-        }
-        (operators::INDEX, [of, index]) => {
-            let known = matches!(nodes.get(1).map(|node| &node.expr), Some(Expr::Literal(_)));
-            (if known { index.size } else { sizes }, of.size)
-        }
-        (
-            operators::LESS
-            | operators::LESS_EQUALS
-            | operators::GREATER
-            | operators::GREATER_EQUALS
-            | operators::IN
-            | "contains"
-            | "size",
-            _,
-        ) => (sizes, 1),
-        (operators::ADD, _) => (sizes, sizes),
-        (_, _) => (sizes, sizes.saturating_add(CONVERTED)),
+    // them are read or, for the message of a failure, copied.
+    let (work, size) = match call.func_name.as_str() {
+        operators::LOGICAL_AND
+        | operators::LOGICAL_OR
+        | operators::LOGICAL_NOT
+        | operators::NOT_STRICTLY_FALSE => (0, 1),
+        operators::CONDITIONAL => (0, second.size.max(third.size)),
+        operators::INDEX => match literal(1) {
+            // No index of anything: the message shows all.
+            None | Some(LiteralValue::Double(_)) => (sizes, first.size),
+            Some(_) => (second.size, first.size),
+        },
+        // A number that is compared with something else copies that: each element may.
+        operators::IN => (first.size.saturating_mul(second.size), 1),
+        operators::EQUALS | operators::NOT_EQUALS => match (literal(0), literal(1)) {
+            (Some(LiteralValue::String(_)), _) => (first.size, 1),
+            (_, Some(LiteralValue::String(_))) => (second.size, 1),
+            (_, _) => (sizes, 1),
+        },
+        operators::LESS
+        | operators::LESS_EQUALS
+        | operators::GREATER
+        | operators::GREATER_EQUALS
+        | "contains"
+        | "endsWith"
+        | "size"
+        | "startsWith" => (sizes, 1),
+        operators::ADD => (sizes, sizes),
+        _ => (sizes, sizes.saturating_add(CONVERTED)),
     };
     let cost = of.iter().fold(work.saturating_add(1), |sum, of| sum.saturating_add(of.cost));
     Estimate { cost, size }
 }
 
-/// A comparison reads no more than the smaller of both. Which one that is must not depend on sizes, or
-/// the sum over a loop would not hold: a literal, else what belongs to a loop, for the loop's elements
-/// together are no larger than what it runs over.
-fn compared(nodes: &[&IdedExpr], of: &[Estimate], scope: &Scope<'_>) -> u64 {
-    let rank = |node: &IdedExpr| match &node.expr {
-        Expr::Literal(_) => 0,
-        _ if root(node).is_some_and(|name| scope.in_loop(name).is_some()) => 1,
-        _ => 2,
-    };
-    let ranked = nodes.iter().zip(of).map(|(node, of)| (rank(node), of.size));
-    ranked.min_by_key(|(rank, _)| *rank).map_or(0, |(_, size)| size)
-}
-
-/// The variable at the front of `a.b.c`.
-fn root(node: &IdedExpr) -> Option<&str> {
-    match &node.expr {
-        Expr::Ident(name) => Some(name),
-        Expr::Select(select) => root(&select.operand),
-        _ => None,
-    }
-}
-
-/// A loop runs at most once for each unit of weight. Its body's bounds are sums, products and maxima of
-/// sizes, so over elements that weigh `s` together they add up to no more than `s` bodies over
-/// nothing and one over `s`.
+/// A loop runs at most once for each unit of weight. By the shape of the bounds, its bodies over elements
+/// that weigh `s` together come to no more than `s` bodies over nothing and one over `s`.
 fn comprehension(of: &ComprehensionExpr, scope: &Scope<'_>) -> Estimate {
     let range = estimate(&of.iter_range, scope);
     let body = |size| {
-        let scope = scope.with(&of.iter_var, size);
+        let scope = Scope { variable: Some((&of.iter_var, size)), outer: Some(scope), ..*scope };
         let (condition, step) = (estimate(&of.loop_cond, &scope), estimate(&of.loop_step, &scope));
         Estimate { cost: condition.cost.saturating_add(step.cost), size: step.size }
     };
@@ -195,6 +176,58 @@ fn comprehension(of: &ComprehensionExpr, scope: &Scope<'_>) -> Estimate {
     Estimate { cost: cost.saturating_add(1), size }
 }
 
-pub fn cost_of(root: &IdedExpr, input: u64) -> u64 {
-    total(root, input)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cel::parser::Parser;
+
+    const INPUT: Weights = Weights { claims: 100, params: 4, request: 20 };
+
+    fn steps_of(text: &str, input: Weights) -> u64 {
+        steps(&Parser::new().parse(text).unwrap(), input)
+    }
+
+    #[test]
+    fn a_value_counts_and_so_does_its_text() {
+        assert_eq!([0, 31, 32, 3200].map(weight), [1, 1, 2, 101]);
+        let (short, long) = ("claims == 'x'", format!("claims == '{}'", "x".repeat(3200)));
+        assert_eq!(steps_of(&long, INPUT) - steps_of(short, INPUT), 100);
+    }
+
+    #[test]
+    fn loops_multiply_and_what_is_known_does_not_count() {
+        for (text, most) in [
+            ("true", 3),
+            ("has(claims.a) && claims.b == 'x'", 20),
+            ("params.org in claims.a", 450),
+            ("claims.a.exists(x, x == 'x')", 2000),
+            ("claims.a.exists(x, x == params.org)", 3000),
+            ("claims.a.exists(x, claims.b.exists(y, x == y))", 200_000),
+            ("[1, 2].exists(x, claims.b.exists(y, y == params.org && x == 1))", 10_000),
+        ] {
+            let steps = steps_of(text, INPUT);
+            assert!((most / 4..=most).contains(&steps), "{text}: {steps}");
+        }
+    }
+
+    #[test]
+    fn more_input_is_never_cheaper() {
+        for text in [
+            "claims.a.map(x, x + params.org).exists(y, request.path.contains(y))",
+            "claims.a.filter(x, x in claims.b ? params.c < x : [x, claims][1] == {'a': request})",
+            "claims.a.exists(x, claims[x].exists_one(y, size(string(y)) == -x))",
+        ] {
+            let of = |claims, params, request| steps_of(text, Weights { claims, params, request });
+            for (less, more) in [(0, 1), (1, 2), (10, 1000), (1000, u64::MAX)] {
+                assert!(of(less, 1, 1) < of(more, 1, 1), "{text}");
+                assert!(of(1, less, 1) <= of(1, more, 1) && of(1, 1, less) <= of(1, 1, more), "{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_doubles_and_doubles_is_beyond_any_budget() {
+        let text = format!("[claims.a]{} == []", ".map(x, x + x)".repeat(60));
+        assert_eq!(steps_of(&text, INPUT), u64::MAX);
+    }
 }

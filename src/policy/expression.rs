@@ -5,6 +5,7 @@
 mod check;
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
@@ -17,9 +18,9 @@ use cel::{Context, Env, Value};
 use http::HeaderMap;
 use percent_encoding::percent_decode_str;
 
-use self::check::{HIDDEN, Reads, check};
+use self::check::{Extent, HIDDEN, Reads, check};
 use super::claims::{Converted, Facts};
-use super::cost::{affordable, weight};
+use super::cost::{BUDGET, Weights, steps, weight};
 use super::route::Params;
 
 /// The parser's own stack grows with the text.
@@ -28,23 +29,27 @@ const MAX_TEXT: usize = 4096;
 /// Brackets within brackets, and branches within branches.
 const MAX_NESTING: u16 = 32;
 
-/// An expression must afford the token of an ordinary user with dozens of roles.
-const MIN_INPUT: u64 = 0;
+/// What every expression must be able to afford: the token of a user with dozens of roles.
+const ORDINARY: Weights = Weights { claims: 200, params: 16, request: 100 };
 
 /// The functions of CEL. Building them costs more than a hundred rules do.
 static FUNCTIONS: LazyLock<Arc<Env>> = LazyLock::new(|| Arc::new(Env::stdlib()));
 
 /// A condition that has been checked.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Expression(Arc<Checked>);
+
+impl fmt::Debug for Expression {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.text)
+    }
+}
 
 #[derive(Debug)]
 struct Checked {
     text: String,
     root: IdedExpr,
     reads: Reads,
-    /// The weight of all that it reads, beyond which it could break its budget.
-    affordable: u64,
 }
 
 /// What a rule may know of a request.
@@ -70,27 +75,32 @@ impl Expression {
         let (root, places) = parser.parse_with_source_info(text).map_err(|errors| told(&errors))?;
         let reads = check(&root)
             .map_err(|wrong| format!("{}: {}", place(&places, wrong.node, &wrong.name), wrong.message))?;
-        let affordable = affordable(&root);
-        if affordable < MIN_INPUT {
+        let (steps, values) = (steps(&root, ORDINARY), ORDINARY.claims);
+        if steps > BUDGET {
             return Err(format!(
-                "costs too much: with more than {affordable} values in token and request it could hold up \
-                 all other clients; accepted: fewer loops, smaller results"
+                "could take {steps} steps for a token of {values} values, more than {BUDGET}; accepted: \
+                 fewer loops, smaller results"
             ));
         }
-        Ok(Self(Arc::new(Checked { text: text.to_owned(), root, reads, affordable })))
+        Ok(Self(Arc::new(Checked { text: text.to_owned(), root, reads })))
     }
 
     /// Exactly `true`, within its cost.
     pub fn allows(&self, facts: Option<&Facts>, params: &Params, request: &RequestView<'_>) -> bool {
-        let Checked { root, reads, affordable, .. } = self.0.as_ref();
-        let mut input = 0;
+        let Checked { root, reads, .. } = self.0.as_ref();
+        let mut weights = Weights::default();
         let scope = Scope {
             claims: facts.filter(|_| reads.claims).map(Facts::converted),
-            params: reads.params.then(|| map(params.iter().map(|(k, v)| (k.as_str(), text(v, &mut input))))),
-            request: reads.request.then(|| request.values(reads.headers, &mut input)),
+            params: reads.params.then(|| {
+                map(params.iter().map(|(name, value)| (name.as_str(), text(value, &mut weights.params))))
+            }),
+            request: match reads.request {
+                Extent::Nothing => None,
+                extent => Some(request.values(extent == Extent::WithHeaders, &mut weights.request)),
+            },
         };
-        input += scope.claims.map_or(0, |claims| claims.weight);
-        if input > *affordable {
+        weights.claims = scope.claims.map_or(1, |claims| claims.weight);
+        if steps(root, weights) > BUDGET {
             return false;
         }
         let mut context = Context::with_env(Arc::clone(&FUNCTIONS));
@@ -100,17 +110,12 @@ impl Expression {
 
     /// Whether it reads headers; a whole `request` counts.
     pub fn reads_headers(&self) -> bool {
-        self.0.reads.headers
+        self.0.reads.request == Extent::WithHeaders
     }
 
     /// The path's parameters that it names.
     pub fn parameters(&self) -> impl Iterator<Item = &str> {
         self.0.reads.parameters.iter().map(String::as_str)
-    }
-
-    /// As configured.
-    pub fn text(&self) -> &str {
-        &self.0.text
     }
 }
 
@@ -192,7 +197,7 @@ fn told(errors: &ParseErrors) -> String {
     if errors.errors.iter().any(|error| error.msg.contains("Recursion limit")) {
         return format!("is nested deeper than {MAX_NESTING} levels");
     }
-    let (line, column) = error.pos;
+    let (line, column) = (error.pos.0.max(1), error.pos.1.max(1));
     let message: String = message.chars().take(200).collect();
     format!("line {line}, column {column}: {}; accepted: a condition in CEL", message.replace('\n', " "))
 }
@@ -221,6 +226,13 @@ mod tests {
             "least": i64::MIN, "realm_access": {"roles": ["chat", "editor"]},
             "orgs": [{"id": "acme", "roles": ["admin", "user"]}, {"id": "globex", "roles": ["user"]}, {"id": "x"}],
         }))
+    }
+
+    fn extraordinary() -> Facts {
+        let names: Vec<_> = (0..90).map(|i| "y".repeat(i)).collect();
+        let orgs: Vec<_> = (0..90).map(|i| json!({ "id": i, "roles": ["a", i, 0.5] })).collect();
+        let text = "x".repeat(3000);
+        facts(&json!({ "a": names, "organization": names, "orgs": orgs, "tenant": text, "least": i64::MIN }))
     }
 
     fn params() -> Params {
@@ -275,6 +287,8 @@ mod tests {
             "claims.ratio < 1 && type(claims.ratio) == double && claims.zero == 0.0",
             "type(claims.organization) == list ? 'acme' in claims.organization : claims.organization == 'acme'",
             "request.method == 'GET' && request.path == '/ws/café/' && request.origin.startsWith('https://')",
+            "bool('true') && bytes('a') == b'a' && double(1) == 1.0 && dyn(1) == 1 && uint('1') == 1u && string(1) == '1'",
+            "type(null) == null_type && type(type(1)) == type && type(b'') == bytes && type({}) == map && type('') == string && type(true) == bool",
             "request.host == 'chat.example.com:8443' && request.address == '192.0.2.7'",
             "size(request.headers) == 0 && size(params) == 1",
             // What cannot be said does not matter where the other side decides.
@@ -491,7 +505,7 @@ mod tests {
         let long = format!("/{}", "x".repeat(60_000));
         for (path, allowed) in [("/", true), (long.as_str(), false)] {
             let request = RequestView { path, ..request(None) };
-            assert_eq!(by_path.allows(Some(&few), &params(), &request), allowed);
+            assert_eq!(by_path.allows(Some(&many), &params(), &request), allowed);
         }
     }
 
@@ -501,88 +515,15 @@ mod tests {
         let copied = format!("[claims]{}.size() == 1", ".map(x, [x, x])".repeat(30));
         let wide = format!("claims.a.all(x, claims.b.all(y, {} != ''))", vec!["x + y"; 30].join(" + "));
         for text in [doubled, copied, wide] {
-            assert!(Expression::compile(&text).unwrap_err().starts_with("costs too much"), "{text}");
+            assert!(Expression::compile(&text).unwrap_err().contains("steps for a token of"), "{text}");
         }
     }
 
     #[test]
     fn an_expression_is_cheap_to_share_and_keeps_its_text() {
         let expression = Expression::compile("params.org in claims.organization").unwrap();
-        assert_eq!(expression.clone().text(), "params.org in claims.organization");
+        assert_eq!(format!("{expression:?}"), "params.org in claims.organization");
         assert_eq!(expression.parameters().collect::<Vec<_>>(), ["org"]);
-    }
-
-    #[test]
-    #[ignore = "prints figures"]
-    fn figures() {
-        let facts = ordinary();
-        let headers = headers(&[(HeaderName::from_static("x-org"), "a"), (COOKIE, "sid=secret")]);
-        let request = request(Some(&headers));
-        for text in [
-            "true",
-            "params.org in claims.organization",
-            "claims.tenant == params.org && 'chat' in claims.realm_access.roles",
-            "request.method == 'GET' && params.org in claims.organization",
-            "request.headers['x-org'] == 'a'",
-            "claims.orgs.exists(o, o.id == params.org && o.roles.exists(r, r == 'admin'))",
-        ] {
-            let e = Expression::compile(text).unwrap();
-            e.allows(Some(&facts), &params(), &request);
-            let p = params();
-            let t = tokio::time::Instant::now();
-            for _ in 0..20000 {
-                std::hint::black_box(e.allows(Some(&facts), &p, &request));
-            }
-            eprintln!("{:>6} ns  affordable {:>7} {text}", t.elapsed().as_nanos() / 20000, e.0.affordable);
-        }
-        let t = tokio::time::Instant::now();
-        for _ in 0..200 {
-            std::hint::black_box(ordinary());
-        }
-        let base = t.elapsed();
-        let t = tokio::time::Instant::now();
-        for _ in 0..200 {
-            std::hint::black_box(ordinary().converted());
-        }
-        eprintln!(
-            "conversion {} ns, weight {}",
-            (t.elapsed() - base).as_nanos() / 200,
-            facts.converted().weight
-        );
-        for text in [
-            "!claims.a.exists(x, x == '')",
-            "!claims.a.exists(x, claims.a.exists(y, x == y + 'x'))",
-            "!claims.a.exists(x, claims.a.exists(y, x == y && x != y))",
-            "claims.a.map(x, claims.a).size() > 1",
-            "claims.a.map(x, claims.a.map(y, x + y)).size() > 1",
-            "claims.a.exists(x, claims.a + claims.a == x)",
-            "claims.a.all(x, !(claims < claims))",
-            "claims.a.all(x, claims.a.contains(x))",
-        ] {
-            let e = match Expression::compile(text) {
-                Ok(e) => e,
-                Err(e) => {
-                    eprintln!("{text}: {e}");
-                    continue;
-                }
-            };
-            let (mut low, mut high) = (1, 100_000);
-            let of = |n: usize| {
-                let a: Vec<_> = (0..n).map(|i| format!("{i}")).collect();
-                self::facts(&json!({"a": a}))
-            };
-            while low + 1 < high {
-                let m = (low + high) / 2;
-                if of(m).converted().weight <= e.0.affordable { low = m } else { high = m }
-            }
-            let f = of(low);
-            let t = tokio::time::Instant::now();
-            let r = e.allows(Some(&f), &p(), &request);
-            eprintln!("{:>9} us for n = {low} {r} {text}", t.elapsed().as_micros());
-        }
-        fn p() -> Params {
-            params()
-        }
     }
 
     /// Text that mostly parses, of everything that the checks know.
@@ -654,50 +595,6 @@ mod tests {
         })
     }
 
-    #[test]
-    #[ignore]
-    fn ratio() {
-        use proptest::strategy::ValueTree;
-        let mut runner = proptest::test_runner::TestRunner::default();
-        let names: Vec<_> = (0..60).map(|i| format!("group-{i}{}", "y".repeat(i))).collect();
-        let orgs: Vec<_> =
-            (0..30).map(|i| json!({"id": format!("acme{i}"), "roles": ["a", "b", i, 0.5, 1.0]})).collect();
-        let f = facts(
-            &json!({"a": names.clone(), "organization": names, "orgs": orgs, "tenant": "x".repeat(3000), "least": i64::MIN, "big": u64::MAX, "ratio": 0.0, "nothing": null}),
-        );
-        let w = f.converted().weight;
-        let s = expressions();
-        let mut best = 0.0;
-        let mut n = 0;
-        for _ in 0..300_000 {
-            let text = s.new_tree(&mut runner).unwrap().current();
-            let Ok(e) = Expression::compile(&text) else { continue };
-            let request = request(None);
-            let mut input = if e.0.reads.claims { w } else { 0 };
-            input += 20;
-            if input > e.0.affordable {
-                continue;
-            }
-            n += 1;
-            let c = super::super::cost::cost_of(&e.0.root, input);
-            let t = tokio::time::Instant::now();
-            e.allows(Some(&f), &params(), &request);
-            let ns = t.elapsed().as_nanos() as f64;
-            let r = (ns - 3000.0) / c as f64;
-            if r > best {
-                let t = tokio::time::Instant::now();
-                e.allows(Some(&f), &params(), &request);
-                let ns = t.elapsed().as_nanos() as f64;
-                let r = (ns - 3000.0) / c as f64;
-                if r > best {
-                    best = r;
-                    eprintln!("{r:.1} ns/step, {ns} ns, {c} steps: {text}");
-                }
-            }
-        }
-        eprintln!("{n} of them, weight {w}");
-    }
-
     proptest! {
         #[test]
         fn no_text_panics(text in "\\PC{0,40}|[a-z.()\\[\\]{}'\"?:,!&|=<>+*/%\\\\ 0-9\n-]{0,40}") {
@@ -710,10 +607,12 @@ mod tests {
         fn no_expression_panics_or_takes_long(text in expressions()) {
             let headers = headers(&[(HeaderName::from_static("x-org"), "a")]);
             if let Ok(expression) = Expression::compile(&text) {
-                let before = tokio::time::Instant::now();
-                expression.allows(Some(&ordinary()), &params(), &request(Some(&headers)));
                 expression.allows(None, &Params::new(), &request(None));
-                prop_assert!(before.elapsed() < Duration::from_secs(2));
+                for facts in [ordinary(), extraordinary()] {
+                    let before = tokio::time::Instant::now();
+                    expression.allows(Some(&facts), &params(), &request(Some(&headers)));
+                    prop_assert!(before.elapsed() < Duration::from_secs(5));
+                }
             }
         }
 

@@ -81,10 +81,17 @@ impl Wrong {
 pub struct Reads {
     pub claims: bool,
     pub params: bool,
-    pub request: bool,
-    pub headers: bool,
+    pub request: Extent,
     /// The members of `params` that it names.
     pub parameters: BTreeSet<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Extent {
+    #[default]
+    Nothing,
+    Line,
+    WithHeaders,
 }
 
 /// Finds the first thing that is wrong.
@@ -140,7 +147,8 @@ impl<'e> Check<'e> {
         match name {
             "claims" => self.reads.claims = true,
             "params" => self.reads.params = true,
-            "request" => (self.reads.request, self.reads.headers) = (true, true),
+            // As a whole.
+            "request" => self.reads.request = Extent::WithHeaders,
             // The parser's own, in loops.
             "@result" => {}
             _ if self.loops.contains(&name) || TYPES.contains(&name) => {}
@@ -157,8 +165,8 @@ impl<'e> Check<'e> {
 
     fn member(&mut self, node: &IdedExpr, of: &IdedExpr, name: &str) -> Result<(), Wrong> {
         if is(of, "request") {
-            self.reads.request = true;
-            self.reads.headers |= name == "headers";
+            let extent = if name == "headers" { Extent::WithHeaders } else { Extent::Line };
+            self.reads.request = self.reads.request.max(extent);
             if !MEMBERS.contains(&name) {
                 let accepted = MEMBERS.join(", ");
                 return Wrong::new(node, "", format!("unknown member request.{name}; accepted: {accepted}"));
