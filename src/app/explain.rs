@@ -119,7 +119,7 @@ async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
     }
     let peer = Peer::of(asked.peer, &head.headers, &settings.trusted_proxies);
     let host = request::host(&head.headers).unwrap_or_default();
-    let visit = Visit { head: &head, host, peer: &peer };
+    let visit = Visit { head: &head, host, peer: &peer, noted: None };
     let mut who =
         Who { address: peer.address, request_id: "explain".into(), origin: None, plan: None, facts: None };
     let mut trace = Trace::On(Vec::new());

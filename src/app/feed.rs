@@ -136,6 +136,9 @@ impl Feed {
         });
         let read = replace_file(&self.gate.blacklist, &self.gate.sessions, selectors, Unix::now());
         self.gate.recorder.metrics.blacklist_rejected.inc_by(read.full as u64);
+        for reason in &read.shadowed {
+            self.gate.recorder.would_refuse(*reason);
+        }
         let level = if read.full > 0 || broken > 0 { Level::Warn } else { Level::Info };
         if let Some(line) = log.line(level, "revocation") {
             line.text("by", FEED)
@@ -143,6 +146,7 @@ impl Feed {
                 .number("skipped", broken as u64)
                 .number("full", read.full as u64)
                 .number("closed", read.closed as u64)
+                .number("would_close", read.shadowed.len() as u64)
                 .write();
         }
     }
@@ -150,8 +154,8 @@ impl Feed {
 
 /// One line: `jti X`, `sid X` or `sub X`, and where there are several issuers which one.
 fn parse(line: &str, issuers: &[&str]) -> Result<Option<Selector>, &'static str> {
-    let line = line.split('#').next().unwrap_or_default();
-    let mut words = line.split_whitespace();
+    // A user may be called `alice#2`: a comment begins with a word.
+    let mut words = line.split_whitespace().take_while(|word| !word.starts_with('#'));
     let Some(kind) = words.next() else { return Ok(None) };
     let kind = match kind {
         "jti" => Kind::Jti,
@@ -178,6 +182,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_hash_within_a_word_belongs_to_it() {
+        let parsed = parse("sub alice#2 # the second", &["https://a"]).unwrap().unwrap();
+        assert_eq!(parsed.value, "alice#2");
+    }
+
+    #[test]
     fn lines_are_read_and_broken_ones_are_told() {
         let one = &["https://a"][..];
         let two = &["https://a", "https://b"][..];
@@ -190,6 +200,7 @@ mod tests {
             ("sub x https://b", two, named(Kind::Sub, "https://b")),
             ("", one, Ok(None)),
             ("# jti x", one, Ok(None)),
+            ("jti x #gone", one, named(Kind::Jti, "https://a")),
         ] {
             assert_eq!(parse(line, issuers), expected, "{line:?}");
         }

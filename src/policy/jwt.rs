@@ -102,12 +102,17 @@ pub fn parse(token: &str) -> Result<Jwt<'_>, Reason> {
 
 fn object(part: &str) -> Option<Map<String, Value>> {
     let json = URL_SAFE_NO_PAD.decode(part).ok()?;
-    let mut reader = serde_json::Deserializer::from_slice(&json);
-    let value = Unique.deserialize(&mut reader).ok()?;
-    reader.end().ok()?;
+    object_of(&json).ok()
+}
+
+/// A JSON object without duplicated members.
+pub fn object_of(json: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
+    let mut reader = serde_json::Deserializer::from_slice(json);
+    let value = Unique.deserialize(&mut reader)?;
+    reader.end()?;
     match value {
-        Value::Object(map) => Some(map),
-        _ => None,
+        Value::Object(map) => Ok(map),
+        _ => Err(serde_json::Error::custom("not an object")),
     }
 }
 

@@ -115,6 +115,11 @@ pub fn list<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item
         .filter(|element| !element.is_empty())
 }
 
+/// Whether a WebSocket is asked for, in whatever form.
+pub fn wants_websocket(headers: &HeaderMap) -> bool {
+    list(headers, &UPGRADE).any(|token| token.eq_ignore_ascii_case("websocket"))
+}
+
 /// Whether the request is an upgrade, and if so a well-formed one.
 pub fn kind(head: &Parts) -> Result<Kind, Reason> {
     let headers = &head.headers;

@@ -112,6 +112,8 @@ pub async fn run(
             return Box::pin(http(worker, limits, stream, read, accepted, peer, slot, closing)).await;
         }
         First::TooSlow => return refused(&worker, peer, Reason::HeaderTimeout),
+        // Browsers connect before they know what for: no attempt at anything.
+        First::Silent => return record(&worker, peer, Reason::HeaderTimeout),
     };
     let started = Instant::now();
     let answer = tokio::select! {
@@ -175,12 +177,16 @@ async fn begun(closing: &mut watch::Receiver<bool>) {
     drop(closing.wait_for(|closing| *closing).await);
 }
 
-/// Records what was refused before there was a request.
+/// Counts and records what was refused before there was a request.
 fn refused(worker: &Worker, peer: IpAddr, reason: Reason) {
-    let who = Who { address: peer, request_id: "-".into(), origin: None, plan: None, facts: None };
     let snapshot = worker.gate.snapshot.load_full();
     let from = Peer::of(peer, &HeaderMap::new(), &snapshot.settings.trusted_proxies);
     worker.count_refusal(&snapshot.settings, &from, reason, false);
+    record(worker, peer, reason);
+}
+
+fn record(worker: &Worker, peer: IpAddr, reason: Reason) {
+    let who = Who { address: peer, request_id: "-".into(), origin: None, plan: None, facts: None };
     let told = match reason.row().status {
         0 => Told::Nothing,
         status => Told::Status(status),

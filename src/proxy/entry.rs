@@ -13,12 +13,13 @@ use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use super::asked::Asked;
 use super::body::Body;
 use super::dress::{self, Dress};
 use super::forward;
 use super::handshake::{self, Agreed, Outcome};
 use super::judge;
-use super::plan::{AttemptsCount, Gate, Guest, Plan, Settings, Snapshot, Who};
+use super::plan::{Gate, Guest, Snapshot, Who};
 use super::refuse::{self, close};
 use super::session::{Early, Session};
 use super::visit::Visit;
@@ -27,12 +28,11 @@ use super::worker::Worker;
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
 use crate::policy::cors;
-use crate::policy::peer::Peer;
 use crate::policy::request::{self, Kind};
 use crate::policy::trace::Trace;
 use crate::state::permits::Slot;
 use crate::telemetry::logging::Level;
-use crate::telemetry::record::{Describe, Recorder, SessionRecord, Told, Traffic, shadowed};
+use crate::telemetry::record::{Describe, Recorder, SessionRecord, Traffic};
 
 /// What becomes of a connection after its 101.
 #[derive(Debug)]
@@ -92,6 +92,11 @@ pub async fn serve(
     let started = Instant::now();
     let (mut head, body) = request.into_parts();
     let on_upgrade = head.extensions.remove::<OnUpgrade>();
+    let malformed = |head, reason| {
+        let snapshot = worker.gate.snapshot.load_full();
+        let peer = worker.peer(&snapshot.settings, socket, head);
+        Asked::new(&worker, &snapshot.settings, head, &peer, started).malformed(reason)
+    };
     match (request::kind(&head), on_upgrade) {
         (Ok(Kind::Upgrade), Some(on_upgrade)) => {
             let answer = upgrade(&worker, socket, &head, started).await;
@@ -106,84 +111,8 @@ pub async fn serve(
             Ok(answer.response)
         }
         (Ok(Kind::Plain), _) => Ok(plain(&worker, socket, &head, body, started).await),
-        (Ok(Kind::Upgrade), None) => Ok(malformed(&worker, socket, &head, Reason::Internal, started)),
-        (Err(reason), _) => Ok(malformed(&worker, socket, &head, reason, started)),
-    }
-}
-
-fn who(worker: &Worker, peer: &Peer, head: &Parts) -> Who {
-    let origin = head.headers.get(header::ORIGIN).map(|o| String::from_utf8_lossy(o.as_bytes()).into());
-    let request_id = worker.request_id(head);
-    Who { address: peer.address, request_id, origin, plan: None, facts: None }
-}
-
-/// The refusal of what is no request that may go on: the connection ends with it.
-fn malformed(
-    worker: &Worker,
-    socket: IpAddr,
-    head: &Parts,
-    reason: Reason,
-    started: Instant,
-) -> Response<Body> {
-    let snapshot = worker.gate.snapshot.load_full();
-    let peer = worker.peer(&snapshot.settings, socket, head);
-    let reason =
-        if worker.is_over_attempts(&snapshot.settings, &peer) { Reason::AttemptsExceeded } else { reason };
-    let who = who(worker, &peer, head);
-    let asked = Asked { worker, settings: &snapshot.settings, visit: visit(head, &peer), started };
-    let mut response = asked.refused_plain(reason, &who, head.headers.contains_key(header::UPGRADE));
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    response
-}
-
-fn visit<'a>(head: &'a Parts, peer: &'a Peer) -> Visit<'a> {
-    Visit { head, host: request::host(&head.headers).unwrap_or_default(), peer }
-}
-
-/// A request under the configuration that was in force when it came.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    worker: &'a Worker,
-    settings: &'a Settings,
-    visit: Visit<'a>,
-    started: Instant,
-}
-
-impl Asked<'_> {
-    fn plan<'p>(&'p self, who: &'p Who) -> &'p Plan {
-        who.plan.as_ref().unwrap_or(&self.settings.unmatched)
-    }
-
-    /// Records a refusal, and counts it against whoever it is from.
-    fn record(&self, reason: Reason, who: &Who, upgrade: bool, told: Told) {
-        let target = self.plan(who).token.redacted(&self.visit.head.uri);
-        let recorder = &self.worker.gate.recorder;
-        recorder.refused(reason, who, upgrade, Some(&target), told, self.started.elapsed());
-        self.worker.count_refusal(self.settings, self.visit.peer, reason, upgrade);
-    }
-
-    fn dress(&self, response: &mut Response<Body>, who: &Who, nonce: Option<&str>) {
-        let facts = who.facts.as_deref();
-        Dress { settings: self.settings, plan: self.plan(who), visit: self.visit, facts, nonce }
-            .apply(response);
-    }
-
-    /// A refusal over HTTP.
-    fn refused_plain(&self, reason: Reason, who: &Who, upgrade: bool) -> Response<Body> {
-        let mut refusal = refuse::plain(reason.into());
-        self.record(reason, who, upgrade, refusal.told);
-        self.dress(&mut refusal.response, who, None);
-        refusal.response
-    }
-
-    /// A refusal as an upgrade is told it.
-    fn refused(&self, reject: Reject, who: &Who) -> Answer {
-        let plan = self.plan(who);
-        let mut refusal = refuse::upgrade(reject, self.visit.head, &plan.refuse, &plan.token);
-        self.record(reject.reason, who, true, refusal.told);
-        self.dress(&mut refusal.response, who, None);
-        let next = refusal.close.map(|frame| Next::Close { frame, patience: plan.session.close_timeout });
-        Answer { response: refusal.response, next }
+        (Ok(Kind::Upgrade), None) => Ok(malformed(&head, Reason::Internal)),
+        (Err(reason), _) => Ok(malformed(&head, reason)),
     }
 }
 
@@ -211,23 +140,16 @@ pub async fn upgrade(worker: &Worker, socket: IpAddr, head: &Parts, started: Ins
     let snapshot = gate.snapshot.load_full();
     let settings = &snapshot.settings;
     let peer = worker.peer(settings, socket, head);
-    let visit = visit(head, &peer);
-    let asked = Asked { worker, settings, visit, started };
-    let mut pending = Pending { recorder: &gate.recorder, who: Some(who(worker, &peer, head)), started };
-    let is_over = worker.is_over_attempts(settings, &peer);
-    if !is_over {
-        if let Err(reason) = request::check(head, &settings.hosts) {
-            pending.who = None;
-            return Answer { response: malformed(worker, socket, head, reason, started), next: None };
-        }
-        if settings.limits.attempts_count == AttemptsCount::All {
-            worker.count_attempt(settings, &peer);
-        }
+    let mut asked = Asked::new(worker, settings, head, &peer, started);
+    let mut who = asked.who();
+    let may_go_on = asked.may_go_on(&mut who);
+    if let (Ok(()), Err(reason)) = (may_go_on, request::check(head, &settings.hosts)) {
+        return Answer { response: asked.malformed(reason), next: None };
     }
-    let outcome = match &mut pending.who {
-        _ if is_over => Err(Reason::AttemptsExceeded.into()),
-        Some(who) if !gate.lifecycle.refuses() => {
-            let line = handshake::run(gate, visit, started, who);
+    let mut pending = Pending { recorder: &gate.recorder, who: Some(who), started };
+    let outcome = match (may_go_on, &mut pending.who) {
+        (Ok(()), Some(who)) => {
+            let line = handshake::run(gate, asked.visit, started, who);
             match settings.handshake_timeout {
                 None => line.await,
                 Some(timeout) => tokio::time::timeout_at(started + timeout, line)
@@ -235,7 +157,8 @@ pub async fn upgrade(worker: &Worker, socket: IpAddr, head: &Parts, started: Ins
                     .unwrap_or(Err(Reason::UpstreamTimeout.into())),
             }
         }
-        _ => Err(Reason::Draining.into()),
+        (Err(reason), _) => Err(reason.into()),
+        (Ok(()), None) => Err(Reason::Internal.into()),
     };
     // As before the dial: answers go out in a burst.
     tokio::task::yield_now().await;
@@ -244,19 +167,25 @@ pub async fn upgrade(worker: &Worker, socket: IpAddr, head: &Parts, started: Ins
         (Ok(Outcome::Answered(response)), Some(who)) => {
             let status = response.status().as_u16();
             let reject = Reject { reason: Reason::UpstreamRefused, upstream_status: Some(status) };
-            let mut answer = asked.refused(reject, &who);
+            let mut answer = refused(&asked, reject, &who);
             if answer.next.is_none() {
                 // Over HTTP the backend speaks for itself.
                 let (mut parts, body) = response.into_parts();
                 parts.headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                 answer.response = Response::from_parts(parts, Body::Stream(body));
-                asked.dress(&mut answer.response, &who, None);
+                asked.dress(&mut answer.response, &who);
             }
             answer
         }
-        (Err(reject), Some(who)) => asked.refused(reject, &who),
+        (Err(reject), Some(who)) => refused(&asked, reject, &who),
         (_, None) => Answer { response: refuse::plain(Reason::Internal.into()).response, next: None },
     }
+}
+
+fn refused(asked: &Asked<'_>, reject: Reject, who: &Who) -> Answer {
+    let (response, close) = asked.refused(reject, who);
+    let patience = asked.plan(who).session.close_timeout;
+    Answer { response, next: close.map(|frame| Next::Close { frame, patience }) }
 }
 
 fn open(gate: &Gate, agreed: Agreed, head: &Parts, started: Instant) -> Answer {
@@ -302,22 +231,20 @@ async fn plain(
     let snapshot = gate.snapshot.load_full();
     let settings = &snapshot.settings;
     let peer = worker.peer(settings, socket, head);
-    let asked = Asked { worker, settings, visit: visit(head, &peer), started };
-    let is_over = worker.is_over_attempts(settings, &peer);
-    if !is_over && let Err(reason) = request::check(head, &settings.hosts) {
-        return malformed(worker, socket, head, reason, started);
+    let mut asked = Asked::new(worker, settings, head, &peer, started);
+    let mut who = asked.who();
+    let may_go_on = asked.may_go_on(&mut who);
+    if let (Ok(()), Err(reason)) = (may_go_on, request::check(head, &settings.hosts)) {
+        return asked.malformed(reason);
     }
-    let mut who = who(worker, &peer, head);
     let mut would_refuse = None;
-    let answer = if is_over {
-        Err(Reason::AttemptsExceeded)
-    } else if let Some(answer) = dress::preflight(settings, asked.visit, &body) {
-        Ok(answer)
-    } else {
-        forwarded(worker, asked.visit, body, &mut who, &mut would_refuse).await
+    let answer = match (may_go_on, dress::preflight(settings, asked.visit, &body)) {
+        (Err(reason), _) => Err(reason),
+        (Ok(()), Some(answer)) => Ok(answer),
+        (Ok(()), None) => forwarded(worker, asked.visit, body, &mut who, &mut would_refuse).await,
     };
-    let response = answer.unwrap_or_else(|reason| asked.refused_plain(reason, &who, false));
-    record_request(&gate.recorder, head, &who, &response, would_refuse, started);
+    let response = answer.unwrap_or_else(|reason| asked.refused_plain(reason, &who));
+    asked.record_request(&who, &response, would_refuse);
     response
 }
 
@@ -330,9 +257,6 @@ async fn forwarded(
     would_refuse: &mut Option<Reason>,
 ) -> Result<Response<Body>, Reason> {
     let gate = &worker.gate;
-    if gate.lifecycle.refuses() {
-        return Err(Reason::Draining);
-    }
     let (snapshot, verdict) = loop {
         let snapshot = gate.snapshot.load_full();
         (who.plan, who.facts) = (None, None);
@@ -378,25 +302,4 @@ async fn judged(
     let revoked = handshake::check_revoked(gate, verdict.bearer.as_ref());
     verdict.judged.leniency.apply(revoked)?;
     Ok(verdict)
-}
-
-fn record_request(
-    recorder: &Recorder,
-    head: &Parts,
-    who: &Who,
-    response: &Response<Body>,
-    would_refuse: Option<Reason>,
-    started: Instant,
-) {
-    let status = response.status();
-    recorder.metrics.http_request(head.method.as_str(), status.as_u16(), started.elapsed());
-    if !recorder.log.settings().requests {
-        return;
-    }
-    if let Some(line) = recorder.log.line(Level::Info, "request") {
-        let target = who.plan.as_ref().map(|plan| plan.token.redacted(&head.uri));
-        let line = line.text("method", head.method.as_str()).maybe("target", target.as_deref());
-        let line = who.describe(line.number("status", status.as_u16().into()));
-        shadowed(line, would_refuse).millis("duration_ms", started.elapsed()).write();
-    }
 }

@@ -33,6 +33,8 @@ pub enum First {
     Other(Vec<u8>),
     /// Not complete in time.
     TooSlow,
+    /// Nothing at all in time: a browser connects before it knows what for.
+    Silent,
 }
 
 /// Reads until it is known what the connection begins with.
@@ -65,6 +67,7 @@ pub async fn read(stream: &mut TcpStream, limits: HeadLimits) -> First {
     match first.await {
         Ok(Some((head, length))) => First::Upgrade(head, read.get(length..).unwrap_or_default().to_vec()),
         Ok(None) => First::Other(read),
+        Err(_) if read.is_empty() => First::Silent,
         Err(_) => First::TooSlow,
     }
 }

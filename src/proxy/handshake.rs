@@ -1,6 +1,7 @@
 //! One upgrade, in a straight line: verdict, places, registration, blacklist, dial, the backend's 101,
 //! the client's 101. Everything held on the way releases itself when the client leaves.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -254,7 +255,8 @@ async fn admit(
     let mut verdict = authenticate(snapshot, visit, Kind::Upgrade, judged, who, &mut Trace::Off).await?;
     let plan = Arc::clone(&verdict.judged.plan);
     let leniency = &mut verdict.judged.leniency;
-    let address = leniency.apply(address_place(gate, &plan, who))?.flatten();
+    let address =
+        leniency.apply(address_place(gate, &plan, snapshot.settings.counted(visit.peer)))?.flatten();
     let all = Some(gate.permits.take().ok_or(Reason::SessionsFull)?);
     let guest = Guest {
         who: who.clone(),
@@ -274,10 +276,10 @@ async fn admit(
     Ok(Admitted { snapshot: Arc::clone(snapshot), verdict, registration })
 }
 
-fn address_place(gate: &Gate, plan: &Plan, who: &Who) -> Result<Option<Place>, Reason> {
+fn address_place(gate: &Gate, plan: &Plan, address: Option<IpAddr>) -> Result<Option<Place>, Reason> {
     let shared = &plan.limits.per_address;
-    let Some(limit) = shared.limit else { return Ok(None) };
-    let key = gate.addresses.key(&[shared.scope.as_bytes(), &peer::prefix(who.address)]);
+    let (Some(limit), Some(address)) = (shared.limit, address) else { return Ok(None) };
+    let key = gate.addresses.key(&[shared.scope.as_bytes(), &peer::prefix(address)]);
     gate.addresses.take(key, limit).map(Some).ok_or(Reason::AddressSessionsExceeded)
 }
 

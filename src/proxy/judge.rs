@@ -85,7 +85,7 @@ pub fn upgrade(
     };
     let _ = trace.step("route.path", what, found.as_ref().map(|_| ()).map_err(|reason| *reason));
     let (plan, params) = found.map_err(|reason| (reason, None))?;
-    let mut leniency = Leniency { shadow: plan.shadow, first: None };
+    let mut leniency = Leniency { shadow: plan.shadow, first: visit.noted };
     let with_plan = |reason| (reason, Some(Arc::clone(plan)));
     leniency.apply(address(plan, visit.peer, trace)).map_err(with_plan)?;
     // Daphne decodes subprotocols before it splits them: it would see others than we do.
@@ -117,7 +117,7 @@ pub fn plain(settings: &Settings, visit: Visit<'_>) -> Result<Judged, (Reason, O
         None if settings.unmatched_http == Unmatched::Pass => (&settings.unmatched, Params::new()),
         None => return Err((Reason::RouteUnknown, None)),
     };
-    let mut leniency = Leniency { shadow: plan.shadow, first: None };
+    let mut leniency = Leniency { shadow: plan.shadow, first: visit.noted };
     let allowed = leniency.apply(address(plan, visit.peer, &mut Trace::Off));
     allowed.map_err(|reason| (reason, Some(Arc::clone(plan))))?;
     Ok(Judged { plan: Arc::clone(plan), params, origin: Verdict::Undecided, leniency })
@@ -197,8 +197,13 @@ fn same_site(
     facts: Option<&Facts>,
 ) -> Result<(), Reason> {
     let headers = &visit.head.headers;
-    let fetch_site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
-    if fetch_site == Some(b"same-origin") && !headers.contains_key(ORIGIN) {
+    let only = |name: &str| {
+        let mut lines = headers.get_all(name).iter();
+        lines.next().filter(|_| lines.next().is_none()).map(HeaderValue::as_bytes)
+    };
+    // Browsers write it themselves; under a strict Referrer-Policy a page's own form has the origin `null`.
+    let nameless = !headers.contains_key(ORIGIN) || only("origin") == Some(b"null");
+    if only("sec-fetch-site") == Some(b"same-origin") && nameless {
         return Ok(());
     }
     let first = judged.plan.origin.look(headers, visit.seen(settings).own());
@@ -218,7 +223,7 @@ pub fn again(snapshot: &Snapshot, guest: &Guest, revoked: Result<(), Reason>) ->
         head.headers = (**headers).clone();
     }
     let peer = Peer::at(guest.who.address);
-    let visit = Visit { head: &head, host: &guest.host, peer: &peer };
+    let visit = Visit { head: &head, host: &guest.host, peer: &peer, noted: None };
     let mut judged = upgrade(settings, visit, &mut Trace::Off).map_err(|(reason, _)| reason)?;
     guest.shadow.store(judged.plan.shadow, Ordering::Relaxed);
     let verdict = again_with_token(snapshot, guest, visit, &judged).and(revoked);

@@ -3,6 +3,7 @@
 //! `judge` decides, `handshake` carries an upgrade out (or `forward` a plain request), `session` lives,
 //! `splice` moves bytes, `closing` ends.
 
+pub mod asked;
 pub mod body;
 pub mod closing;
 pub mod connection;

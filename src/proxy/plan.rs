@@ -20,7 +20,7 @@ use crate::policy::csp::CspPolicy;
 use crate::policy::frame::FrameLimits;
 use crate::policy::headers::{IdentityPolicy, Owned};
 use crate::policy::origin::OriginPolicy;
-use crate::policy::peer::Networks;
+use crate::policy::peer::{Networks, Peer};
 use crate::policy::route::Routes;
 use crate::policy::rule::Rule;
 use crate::policy::security_headers::SecurityHeaders;
@@ -250,6 +250,12 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The address that limits count. A trusted proxy that names no client is nobody's.
+    pub fn counted(&self, peer: &Peer) -> Option<IpAddr> {
+        let is_proxy = peer.trusted && self.trusted_proxies.contains(peer.address);
+        (!is_proxy).then_some(peer.address)
+    }
+
     /// The backends that it names.
     pub fn upstream_ids(&self) -> Vec<u64> {
         self.routes.values().chain([&self.unmatched]).map(|plan| plan.upstream.id).collect()

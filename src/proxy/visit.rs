@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use http::request::Parts;
 
 use super::plan::{PublicUrl, Settings};
+use crate::base::reject::Reason;
 use crate::policy::expression::RequestView;
 use crate::policy::origin::Own;
 use crate::policy::peer::Peer;
@@ -16,6 +17,8 @@ pub struct Visit<'a> {
     /// As sent.
     pub host: &'a str,
     pub peer: &'a Peer,
+    /// What a route in shadow mode has let pass already.
+    pub noted: Option<Reason>,
 }
 
 /// The gate as browsers see it.

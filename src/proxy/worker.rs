@@ -73,9 +73,16 @@ impl Worker {
         self.gate.attempts.is_over(address, rate, Instant::now())
     }
 
-    pub fn count_attempt(&self, settings: &Settings, peer: &Peer) {
+    fn count(&self, settings: &Settings, peer: &Peer) {
         if let Some((rate, address)) = limited(settings, peer) {
             self.gate.attempts.count(address, rate, Instant::now());
+        }
+    }
+
+    /// Counts every upgrade, where all of them count.
+    pub fn count_arrival(&self, settings: &Settings, peer: &Peer, upgrade: bool) {
+        if upgrade && settings.limits.attempts_count == AttemptsCount::All {
+            self.count(settings, peer);
         }
     }
 
@@ -83,14 +90,13 @@ impl Worker {
     pub fn count_refusal(&self, settings: &Settings, peer: &Peer, reason: Reason, upgrade: bool) {
         let counted_already = upgrade && settings.limits.attempts_count == AttemptsCount::All;
         if reason.row().blame == Blame::Client && reason != Reason::AttemptsExceeded && !counted_already {
-            self.count_attempt(settings, peer);
+            self.count(settings, peer);
         }
     }
 }
 
-/// What an address may be refused, and which: a trusted proxy that names no client is nobody's address.
+/// How often which address may be refused.
 fn limited(settings: &Settings, peer: &Peer) -> Option<(Rate, IpAddr)> {
     let rate = settings.limits.attempts?;
-    let is_proxy = peer.trusted && settings.trusted_proxies.contains(peer.address);
-    (!is_proxy).then_some((rate, peer.address))
+    settings.counted(peer).map(|address| (rate, address))
 }

@@ -267,14 +267,22 @@ impl Blacklist {
         note: Option<&str>,
         now: Unix,
     ) -> Result<(Listed, bool), Full> {
+        if self.len() >= self.max_entries.load(Ordering::Relaxed) as usize {
+            // What holds no more takes no room.
+            self.sweep(now);
+        }
         let mut table = self.write();
         let position = self.find_or_insert(&mut table, selector)?;
         let entry = table.entry_mut(position).ok_or(Full)?;
         let before = millis(selector.issued_before);
+        let held = entry.holds(now.0.as_secs());
+        if !held {
+            (entry.before, entry.expires, entry.note) = (0, 0, None);
+        }
         // A later moment says more than the entry did.
-        let known = entry.holds(now.0.as_secs()) && entry.before >= before;
+        let known = held && entry.before >= before;
         entry.before = entry.before.max(before);
-        entry.expires = entry.expires.max(u32::try_from(expires.0.as_secs()).unwrap_or(u32::MAX));
+        entry.expires = entry.expires.max(whole_seconds(expires));
         if let Some(note) = note {
             entry.note = Some(note.into());
         }
@@ -366,8 +374,7 @@ impl Blacklist {
     }
 
     /// Those that hold, a page at a time.
-    pub fn list(&self, after: Option<&str>, limit: usize, now: Unix) -> Page<Listed> {
-        let after = after.and_then(|text| text.parse::<u32>().ok());
+    pub fn list(&self, after: Option<u32>, limit: usize, now: Unix) -> Page<Listed> {
         let mut page = Page { items: Vec::new(), total: 0, next: None };
         let mut last = 0;
         for positions in self.parts() {
@@ -389,6 +396,12 @@ impl Blacklist {
         }
         page
     }
+}
+
+/// Never earlier than asked for.
+fn whole_seconds(moment: Unix) -> u32 {
+    let up = u64::from(moment.0.subsec_nanos() > 0);
+    u32::try_from(moment.0.as_secs() + up).unwrap_or(u32::MAX)
 }
 
 fn millis(moment: Option<Unix>) -> u64 {
@@ -486,6 +499,27 @@ mod tests {
     }
 
     #[test]
+    fn what_has_expired_says_nothing_more() {
+        let list = blacklist(10);
+        let before =
+            |seconds| Selector { issued_before: Some(at(seconds)), ..selector(Kind::SubBefore, "alice") };
+        post(&list, &before(1000), 200, 100).unwrap();
+        assert!(!post(&list, &before(50), 400, 300).unwrap().1);
+        let alice = facts(&json!({"sub": "alice", "iat": 500}));
+        assert_eq!(list.check(&alice, at(350)), Ok(()));
+    }
+
+    #[test]
+    fn no_revocation_ends_before_its_time() {
+        let list = blacklist(10);
+        let until = Unix(Duration::from_millis(100_500));
+        list.post(&selector(Kind::Jti, "j"), until, None, at(100)).unwrap();
+        let token = facts(&json!({"jti": "j"}));
+        assert!(list.check(&token, Unix(Duration::from_millis(100_499))).is_err());
+        assert!(list.check(&token, at(101)).is_ok());
+    }
+
+    #[test]
     fn a_full_list_takes_nothing_new_and_loses_nothing() {
         let list = blacklist(2);
         for value in ["a", "b"] {
@@ -494,9 +528,8 @@ mod tests {
         assert_eq!(post(&list, &selector(Kind::Jti, "c"), 200, 100), Err(Full));
         assert!(post(&list, &selector(Kind::Jti, "a"), 300, 100).unwrap().1);
         assert_eq!(list.len(), 2);
-        list.sweep(at(250));
-        assert_eq!(list.len(), 1);
         post(&list, &selector(Kind::Jti, "c"), 300, 250).unwrap();
+        assert_eq!(list.len(), 2, "b has made room");
         assert_eq!(list.check(&facts(&json!({"jti": "a"})), at(299)), Err(Reason::TokenRevoked));
     }
 
@@ -541,10 +574,10 @@ mod tests {
         }
         let (mut after, mut seen) = (None, Vec::new());
         loop {
-            let page = list.list(after.as_deref(), 10, at(100));
+            let page = list.list(after, 10, at(100));
             assert_eq!(page.total, 25);
             seen.extend(page.items.iter().map(|listed| listed.selector.value.clone()));
-            after = page.next;
+            after = page.next.map(|next| next.parse().unwrap());
             if after.is_none() {
                 break;
             }

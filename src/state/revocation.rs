@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::blacklist::{Blacklist, Full, Listed};
 use super::sessions::{Entry, Sessions, Subject};
 use crate::base::clock::Unix;
+use crate::base::reject::Reason;
 use crate::policy::revocation::{Kind, Selector};
 
 /// What a revocation has done.
@@ -16,15 +17,19 @@ pub struct Revoked {
     pub known: bool,
     /// Sessions of this gate that it has ended.
     pub closed: usize,
+    /// Those that it names on routes in shadow mode.
+    pub shadowed: usize,
 }
 
 /// What a reading of the file has done.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FileRead {
     pub entries: usize,
     /// Lines beyond `max_entries`.
     pub full: usize,
     pub closed: usize,
+    /// Why sessions on routes in shadow mode would have been closed.
+    pub shadowed: Vec<Reason>,
 }
 
 /// Revokes what a selector names until `expires`.
@@ -37,7 +42,8 @@ pub fn revoke<T: Subject>(
     now: Unix,
 ) -> Result<Revoked, Full> {
     let (listed, known) = blacklist.post(selector, expires, note, now)?;
-    Ok(Revoked { listed, known, closed: end(sessions, selector, now) })
+    let (closed, shadowed) = end(sessions, selector, now);
+    Ok(Revoked { listed, known, closed, shadowed })
 }
 
 /// Takes a revocation back: `None` = there is none, `Some(false)` = the file says so too.
@@ -70,12 +76,12 @@ pub fn replace_file<T: Subject>(
     blacklist.end_round(round);
     if any_new {
         // One look at each session is cheaper than a search for each line.
-        let revoked = |entry: &Entry<T>| {
-            let facts = entry.subject.facts().filter(|_| !entry.subject.is_shadow())?;
-            blacklist.check(facts, now).err()
-        };
+        let revoked = |entry: &Entry<T>| blacklist.check(entry.subject.facts()?, now).err();
         for entry in sessions.matching(|entry| revoked(entry).is_some()) {
-            if let Some(reason) = revoked(&entry) {
+            let Some(reason) = revoked(&entry) else { continue };
+            if entry.subject.is_shadow() {
+                read.shadowed.push(reason);
+            } else {
                 read.closed += usize::from(entry.switch.end(reason, now));
             }
         }
@@ -83,10 +89,9 @@ pub fn replace_file<T: Subject>(
     read
 }
 
-fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> usize {
-    let named = |entry: &Entry<T>| {
-        !entry.subject.is_shadow() && entry.subject.facts().is_some_and(|facts| selector.matches(facts))
-    };
+/// Ends whoever is named; how many, and how many are only noted.
+fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> (usize, usize) {
+    let named = |entry: &Entry<T>| entry.subject.facts().is_some_and(|facts| selector.matches(facts));
     let named: Vec<Arc<Entry<T>>> = match selector.kind {
         Kind::Sub | Kind::SubBefore => {
             let theirs = sessions.of_user(&selector.iss, &selector.value);
@@ -94,5 +99,7 @@ fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> us
         }
         Kind::Jti | Kind::Sid | Kind::Before => sessions.matching(named),
     };
-    named.iter().filter(|entry| entry.switch.end(selector.kind.reason(), now)).count()
+    let (shadowed, live): (Vec<_>, Vec<_>) = named.into_iter().partition(|entry| entry.subject.is_shadow());
+    let closed = live.iter().filter(|entry| entry.switch.end(selector.kind.reason(), now)).count();
+    (closed, shadowed.len())
 }

@@ -23,7 +23,8 @@ pub fn parameters(query: &str, known: &[&str]) -> Result<BTreeMap<String, String
     let mut parameters = BTreeMap::new();
     for (name, value) in form_urlencoded::parse(query.as_bytes()) {
         if !known.contains(&name.as_ref()) {
-            return Err(bad(format!("{name:?} is no parameter; accepted: {}", known.join(", "))));
+            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+            return Err(bad(format!("{name:?} is no parameter; accepted: {known}")));
         }
         if parameters.insert(name.to_string(), value.into_owned()).is_some() {
             return Err(bad(format!("{name:?} occurs twice")));

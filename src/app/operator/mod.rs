@@ -11,7 +11,7 @@ use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use serde_json::json;
 
-use self::asked::Wrong;
+use self::asked::{Wrong, parameters};
 use super::answer::{Answer, Asker, json_answer, problem};
 use super::drain::Control;
 use crate::base::effective;
@@ -41,15 +41,25 @@ async fn dispatch(control: &Arc<Control>, asker: Asker, request: Request<Incomin
         (&Method::GET, "/sessions") => sessions::list(gate, query),
         (&Method::DELETE, "/sessions") => sessions::close(gate, asker, query),
         (&Method::GET, "/revocations") => revocations::list(gate, query),
-        (&Method::POST, "/revocations") => revocations::post(gate, asker, body).await,
-        (&Method::GET, "/limits") => Ok(limits(gate)),
-        (&Method::GET, "/config") => Ok(json_answer(StatusCode::OK, &effective::json(&control.effective()))),
+        (&Method::POST, "/revocations") => {
+            parameters(query, &[])?;
+            revocations::post(gate, asker, body).await
+        }
+        (&Method::GET, "/limits") => parameters(query, &[]).map(|_| limits(gate)),
+        (&Method::GET, "/config") => {
+            parameters(query, &[])?;
+            Ok(json_answer(StatusCode::OK, &effective::json(&control.effective())))
+        }
         (&Method::POST, "/drain") => {
+            parameters(query, &[])?;
             control.drain();
             Ok(json_answer(StatusCode::ACCEPTED, &json!({"draining": true})))
         }
         (&Method::DELETE, path) => match path.strip_prefix("/revocations/") {
-            Some(id) => revocations::withdraw(gate, asker, id),
+            Some(id) => {
+                parameters(query, &[])?;
+                revocations::withdraw(gate, asker, id)
+            }
             None => Err(Wrong(StatusCode::METHOD_NOT_ALLOWED, ALL.into())),
         },
         _ => Err(Wrong(StatusCode::METHOD_NOT_ALLOWED, ALL.into())),

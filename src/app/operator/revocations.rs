@@ -11,6 +11,7 @@ use super::super::answer::{Answer, Asker, json_answer};
 use super::asked::{Wrong, bad, by, page_size, parameters};
 use crate::base::clock::Unix;
 use crate::base::value::{Raw, Span, Value as _, quoted};
+use crate::policy::jwt::object_of;
 use crate::policy::revocation::{Kind, Selector};
 use crate::proxy::plan::Gate;
 use crate::state::blacklist::Listed;
@@ -44,7 +45,9 @@ fn told(listed: &Listed) -> Value {
 pub fn list(gate: &Gate, query: &str) -> Result<Answer, Wrong> {
     let parameters = parameters(query, &["limit", "after"])?;
     let limit = page_size(&parameters)?;
-    let page = gate.blacklist.list(parameters.get("after").map(String::as_str), limit, Unix::now());
+    let after = parameters.get("after").map(|text| text.parse::<u32>());
+    let after = after.transpose().map_err(|_| bad("after; accepted: the `next` of the page before"))?;
+    let page = gate.blacklist.list(after, limit, Unix::now());
     let revocations: Vec<Value> =
         page.items.iter().map(|listed| json!({"id": listed.id, "revocation": told(listed)})).collect();
     let body = json!({"revocations": revocations, "total": page.total, "next": page.next});
@@ -54,8 +57,7 @@ pub fn list(gate: &Gate, query: &str) -> Result<Answer, Wrong> {
 pub async fn post(gate: &Gate, from: Asker, body: Incoming) -> Result<Answer, Wrong> {
     let too_long = |_| Wrong(StatusCode::PAYLOAD_TOO_LARGE, format!("accepted: at most {MAX_BODY} bytes"));
     let bytes = Limited::new(body, MAX_BODY).collect().await.map_err(too_long)?.to_bytes();
-    let asked: Map<String, Value> =
-        serde_json::from_slice(&bytes).map_err(|error| bad(format!("no JSON object: {error}")))?;
+    let asked = object_of(&bytes).map_err(|error| bad(format!("no JSON object: {error}")))?;
     let snapshot = gate.snapshot.load_full();
     let issuers: Vec<&str> = snapshot.issuers.iter().map(|issuer| issuer.policy.url.as_str()).collect();
     let now = Unix::now();
@@ -83,7 +85,11 @@ pub async fn post(gate: &Gate, from: Asker, body: Incoming) -> Result<Answer, Wr
         named(by(line, from), &revoked.listed)
             .maybe("note", note)
             .number("closed", revoked.closed as u64)
+            .number("would_close", revoked.shadowed as u64)
             .write();
+    }
+    for _ in 0..revoked.shadowed {
+        gate.recorder.would_refuse(selector.kind.reason());
     }
     let status = if revoked.known { StatusCode::OK } else { StatusCode::CREATED };
     let body = json!({
