@@ -18,7 +18,7 @@ use sidegate::app::{Log, bind};
 const ISSUER: &str = "[[issuer]]\nurl = \"https://sso.example.com/realms/demo\"\naudiences = [\"chat\"]\n";
 
 /// Every table of the configuration file.
-const SECTIONS: [&str; 24] = [
+const SECTIONS: [&str; 31] = [
     "listen",
     "runtime",
     "admin",
@@ -28,7 +28,11 @@ const SECTIONS: [&str; 24] = [
     "token",
     "identity",
     "origin",
+    "cors",
+    "csp",
+    "security_headers",
     "limits",
+    "blacklist",
     "session",
     "refuse",
     "refuse.codes",
@@ -37,6 +41,9 @@ const SECTIONS: [&str; 24] = [
     "route.token",
     "route.identity",
     "route.origin",
+    "route.cors",
+    "route.csp",
+    "route.security_headers",
     "route.limits",
     "route.session",
     "route.refuse",
@@ -45,7 +52,10 @@ const SECTIONS: [&str; 24] = [
     "metrics",
 ];
 
-const ROOT_KEYS: &str = "admin, drain, http, identity, issuer, limits, listen, log, metrics, origin, refuse, route, runtime, session, token, upstream";
+/// They touch nothing unless they are written, so the example has them commented out as a whole.
+const OPTIONAL: [&str; 3] = ["cors", "csp", "security_headers"];
+
+const ROOT_KEYS: &str = "admin, blacklist, cors, csp, drain, http, identity, issuer, limits, listen, log, metrics, origin, refuse, route, runtime, security_headers, session, token, upstream";
 
 fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -77,6 +87,7 @@ fn accepted() -> BTreeMap<String, BTreeSet<String>> {
         text += match section {
             "issuer" => "url = 'https://sso.example.com'\naudiences = ['chat']\n",
             "route" => "path = '/*'\n",
+            "csp" => "policy = { default-src = [] }\n",
             _ => "",
         };
     }
@@ -102,13 +113,20 @@ struct Line<'t> {
     text: &'t str,
 }
 
+/// The table that a line begins, also one that is commented out.
+fn heading(line: &str) -> Option<&str> {
+    let is_optional = |bare: &&str| OPTIONAL.iter().any(|name| bare.starts_with(&format!("[{name}]")));
+    let bare = line.strip_prefix("# ").filter(is_optional);
+    let text = bare.unwrap_or(line).split('#').next()?.trim();
+    text.starts_with('[').then(|| text.trim_matches(['[', ']']))
+}
+
 fn lines(example: &str) -> Vec<Line<'_>> {
     let mut section = "";
     let mut lines = Vec::new();
     for text in example.lines() {
-        if text.starts_with('[') {
-            let heading = text.split('#').next().unwrap().trim();
-            section = heading.trim_matches(['[', ']']);
+        if let Some(heading) = heading(text) {
+            section = heading;
             continue;
         }
         let live = text.strip_prefix("# ").unwrap_or(text);
@@ -132,9 +150,7 @@ fn the_example_names_every_key_and_no_other() {
         }
         let is_table = |key: &&String| {
             let path = if section.is_empty() { (*key).clone() } else { format!("{section}.{key}") };
-            [format!("[{path}]"), format!("[[{path}]]")]
-                .iter()
-                .any(|heading| example.lines().any(|line| line.starts_with(heading)))
+            example.lines().filter_map(heading).any(|heading| heading == path)
         };
         let documented = lines.iter().filter(|line| line.section == section).map(|line| line.key.to_owned());
         let documented: BTreeSet<_> = documented.chain(keys.iter().filter(is_table).cloned()).collect();
@@ -177,11 +193,45 @@ fn each_line_of_the_example_says_what_it_is_for() {
     }
 }
 
+/// The example with a section that is commented out brought to life.
+fn with_section(example: &str, section: &str) -> String {
+    let mut inside = false;
+    let live = example.lines().map(|line| {
+        inside = heading(line).map_or(inside && !line.is_empty(), |heading| heading == section);
+        if inside { line.strip_prefix("# ").unwrap_or(line) } else { line }
+    });
+    live.collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_section_that_is_commented_out_shows_what_it_does_when_it_is_written() {
+    let example = file("config.example.toml");
+    for section in OPTIONAL {
+        let loaded = load(&with_section(&example, section));
+        assert_eq!((problems(&loaded), loaded.warnings.len()), (Vec::new(), 0), "[{section}]");
+        let values = |loaded: &Loaded, given: bool| -> BTreeMap<String, String> {
+            let own = loaded.effective.iter().filter(|entry| entry.section == section);
+            own.filter(|e| e.given || !given).map(|e| (e.key.clone(), e.value.clone())).collect()
+        };
+        let shown = values(&loaded, true);
+        assert!(shown.len() >= 3, "[{section}] {shown:?}");
+        // Where there is no default, what is shown is an example.
+        let needed = match section {
+            "csp" => lines(&example).iter().find(|line| line.key == "policy").unwrap().text.to_owned(),
+            _ => String::new(),
+        };
+        let defaults = values(&load(&format!("[{section}]\n{needed}\n{ISSUER}")), false);
+        assert_eq!(shown, defaults, "[{section}]");
+        assert!(values(&load(&example), false).is_empty(), "[{section}] is not off in the example");
+    }
+}
+
 #[test]
 fn what_is_commented_out_in_the_example_works() {
     let example = file("config.example.toml");
     let mut tried = 0;
-    for line in lines(&example).iter().filter(|line| line.commented) {
+    let alone = |line: &&Line<'_>| line.commented && !OPTIONAL.contains(&line.section);
+    for line in lines(&example).iter().filter(alone) {
         let text = example.replace(&format!("\n# {}\n", line.text), &format!("\n{}\n", line.text));
         assert_ne!(text, example, "{}", line.text);
         let loaded = load(&text);
@@ -204,6 +254,13 @@ const UPSTREAM_URL: &str =
     "accepted: \"http://HOST:PORT\", \"https://HOST:PORT\" or \"unix:/PATH\", without path or user";
 const CARRIERS: &str =
     "accepted: a list, each entry \"header\", \"subprotocol\", \"query:NAME\" or \"cookie:NAME\"";
+const RATE: &str =
+    "accepted: a rate such as \"100/1s\" (0 is refused: write \"off\" where a limit may be off), or \"off\"";
+const NETWORK: &str = "accepted: a range such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an address";
+const SOURCE: &str = "accepted: visible ASCII without \";\" and \",\", such as \"'self'\" or \"https://cdn.example.com\", \"$websocket\" or \"$nonce\"";
+const POLICY: &str =
+    "is missing or empty; accepted: directives with their sources, such as { default-src = [\"'self'\"] }";
+const EVERY_PAGE: &str = "allow_credentials with \"*\" in [origin] allow would let every web page read answers in the visitor's name; name the origins";
 
 /// Each text, before an issuer, has exactly one problem.
 fn each_is_told(table: &[(&str, &str)]) {
@@ -305,7 +362,7 @@ fn so_is_a_wrong_policy() {
         ("[limits]\nmessage = \"1.5MiB\"", &format!("line 2: limits.message = \"1.5MiB\": {SIZE}")),
         (
             "[limits]\nmessages_per_session = \"100\"",
-            "line 2: limits.messages_per_session = \"100\": accepted: a rate such as \"100/1s\" (0 is refused: write \"off\" where a limit may be off), or \"off\"",
+            &format!("line 2: limits.messages_per_session = \"100\": {RATE}"),
         ),
         ("[limits]\nfragments = -1", &format!("line 2: limits.fragments = -1: {COUNT}, or \"off\"")),
         (
@@ -342,7 +399,7 @@ fn so_is_a_wrong_policy() {
         ),
         (
             "[[route]]\npath = \"/a/\"\nauth = \"none\"\nroles = [\"x\"]",
-            "line 3: route[1].auth = \"none\": \"none\" contradicts roles and claims, which need a token; accepted: \"required\" or \"optional\"",
+            "line 3: route[1].auth = \"none\": \"none\" contradicts roles, claims and allow, which need a token; accepted: \"required\" or \"optional\"",
         ),
         (
             "[[route]]\npath = \"/a/\"\nroles = \"admin\"",
@@ -363,6 +420,212 @@ fn so_is_a_wrong_policy() {
         ),
         ("listen = \"127.0.0.1:8080\"", "line 1: listen = \"127.0.0.1:8080\": is a table: write [listen]"),
         ("route = \"/*\"", "line 1: route = \"/*\": is a list of tables: write [[route]]"),
+    ]);
+}
+
+#[test]
+fn so_is_a_wrong_limit() {
+    each_is_told(&[
+        (
+            "[listen]\ntrusted_proxies = \"10.0.0.0/8\"",
+            "line 2: listen.trusted_proxies = \"10.0.0.0/8\": accepted: a list, each entry a string",
+        ),
+        (
+            "[listen]\ntrusted_proxies = [\"proxy.example.com\"]",
+            &format!(
+                "line 2: listen.trusted_proxies = [\"proxy.example.com\"]: \"proxy.example.com\" is no address range; {NETWORK}"
+            ),
+        ),
+        (
+            "[listen]\nallow_addresses = [\"10.0.0.1/8\"]",
+            "line 2: listen.allow_addresses = [\"10.0.0.1/8\"]: \"10.0.0.1/8\" has host bits set: the range is \"10.0.0.0/8\", the one address \"10.0.0.1\"",
+        ),
+        (
+            "[[route]]\npath = \"/a/\"\nallow_addresses = [\"any\"]",
+            &format!("line 3: route[1].allow_addresses = [\"any\"]: \"any\" is no address range; {NETWORK}"),
+        ),
+        ("[limits]\nattempts_per_address = 20", &format!("line 2: limits.attempts_per_address = 20: {RATE}")),
+        (
+            "[limits]\nattempts_per_address = \"0/60s\"",
+            &format!("line 2: limits.attempts_per_address = \"0/60s\": {RATE}"),
+        ),
+        (
+            "[limits]\nattempts_count = \"every\"",
+            "line 2: limits.attempts_count = \"every\": accepted: \"refused\" or \"all\"",
+        ),
+        (
+            "[limits]\nsessions_per_address = 0",
+            &format!("line 2: limits.sessions_per_address = 0: {COUNT}, or \"off\""),
+        ),
+        (
+            "[limits]\nsessions_per_user = \"5\"",
+            &format!("line 2: limits.sessions_per_user = \"5\": {COUNT}, or \"off\""),
+        ),
+        (
+            "[limits]\non_user_limit = \"close\"",
+            "line 2: limits.on_user_limit = \"close\": accepted: \"refuse\" or \"close_oldest\"",
+        ),
+        (
+            "[limits]\ncompression = \"off\"",
+            "line 2: limits.compression = \"off\": accepted: \"pass\" or \"strip\"",
+        ),
+        (
+            "[[route]]\npath = \"/a/\"\nlimits = { sessions_per_user = 0 }",
+            &format!("line 3: route[1].limits.sessions_per_user = 0: {COUNT}, or \"off\""),
+        ),
+        // They are the gate's as a whole.
+        (
+            "[[route]]\npath = \"/a/\"\nlimits = { sessions = 5 }",
+            "line 3: route[1].limits.sessions = 5: unknown key; accepted here: compression, fragments, message, messages_per_session, on_user_limit, sessions_per_address, sessions_per_user",
+        ),
+        (
+            "[blacklist]\nretention = \"off\"",
+            &format!("line 2: blacklist.retention = \"off\": {}", SPAN.strip_suffix(", or \"off\"").unwrap()),
+        ),
+        ("[blacklist]\nmax_entries = \"off\"", &format!("line 2: blacklist.max_entries = \"off\": {COUNT}")),
+        (
+            "[blacklist]\nfile = \"/nonexistent/blacklist\"",
+            "line 2: blacklist.file = \"/nonexistent/blacklist\": No such file or directory (os error 2); accepted: a readable file, one entry a line",
+        ),
+        (
+            "[blacklist]\non_stale = \"refuse\"",
+            "line 2: blacklist.on_stale = \"refuse\": accepted: \"refuse_new\" or \"allow\"",
+        ),
+        ("[blacklist]\nstale_after = \"0s\"", &format!("line 2: blacklist.stale_after = \"0s\": {SPAN}")),
+    ]);
+}
+
+#[test]
+fn so_is_what_browsers_would_be_told_wrongly() {
+    each_is_told(&[
+        ("cors = true", "line 1: cors = true: is a table: write [cors]"),
+        (
+            "[cors]\nallow_methods = [\"GET, POST\"]",
+            "line 2: cors.allow_methods = [\"GET, POST\"]: \"GET, POST\" is no HTTP token; accepted: methods such as \"GET\"",
+        ),
+        (
+            "[cors]\nallow_headers = [\"content type\"]",
+            "line 2: cors.allow_headers = [\"content type\"]: \"content type\" is no HTTP token; accepted: header names such as \"content-type\"",
+        ),
+        (
+            "[cors]\nexpose_headers = \"etag\"",
+            "line 2: cors.expose_headers = \"etag\": accepted: a list, each entry a string",
+        ),
+        (
+            "[cors]\nallow_credentials = true\nexpose_headers = [\"*\"]",
+            "line 3: cors.expose_headers = [\"*\"]: browsers ignore \"*\" with allow_credentials; accepted: each name by itself",
+        ),
+        (
+            "[cors]\nallow_credentials = \"yes\"",
+            "line 2: cors.allow_credentials = \"yes\": accepted: true or false",
+        ),
+        ("[cors]\nmax_age = \"0s\"", &format!("line 2: cors.max_age = \"0s\": {SPAN}")),
+        (
+            "[origin]\nallow = [\"*\"]\n[cors]\nallow_credentials = true",
+            &format!("line 3: cors = [cors]: {EVERY_PAGE}"),
+        ),
+        (
+            "[cors]\nallow_credentials = true\n[[route]]\npath = \"/a/\"\norigin = { allow = [\"*\"] }",
+            &format!("line 5: route[1].origin = {{ allow = [\"*\"] }}: {EVERY_PAGE}"),
+        ),
+        ("[csp]\nreport_only = true", &format!("line 1: csp.policy: {POLICY}")),
+        (
+            "[[route]]\npath = \"/a/\"\ncsp = { report_only = true }",
+            &format!("line 3: route[1].csp.policy: {POLICY}"),
+        ),
+        (
+            "[csp]\npolicy = { default-src = [\"'self' data:\"] }",
+            &format!(
+                "line 2: csp.policy.default-src = [\"'self' data:\"]: \"'self' data:\" is no source; {SOURCE}"
+            ),
+        ),
+        (
+            "[csp]\npolicy = { connect-src = [\"$ws\"] }",
+            &format!("line 2: csp.policy.connect-src = [\"$ws\"]: \"$ws\" is no variable; {SOURCE}"),
+        ),
+        (
+            "[csp]\npolicy = { connect-src = [\"wss:$websocket\"] }",
+            &format!(
+                "line 2: csp.policy.connect-src = [\"wss:$websocket\"]: \"wss:$websocket\" has a variable inside: it stands for a whole source; {SOURCE}"
+            ),
+        ),
+        (
+            "[csp]\npolicy = { \"default src\" = [] }",
+            "line 2: csp.policy.default src = []: \"default src\" is no directive; accepted: letters, digits and \"-\", such as \"default-src\"",
+        ),
+        (
+            "[csp]\npolicy = { img-src = [], IMG-src = [] }",
+            "line 2: csp.policy.img-src = []: occurs twice (case does not count); accepted: once",
+        ),
+        (
+            "[csp]\npolicy = { img-src = [] }\nupstream = \"merge\"",
+            "line 3: csp.upstream = \"merge\": accepted: \"replace\" or \"keep\" or \"add\"",
+        ),
+        (
+            "[csp]\npolicy = { img-src = [] }\nreport_only = 1",
+            "line 3: csp.report_only = 1: accepted: true or false",
+        ),
+        (
+            "[security_headers]\ncontent_type_options = \"sniff\"",
+            "line 2: security_headers.content_type_options = \"sniff\": accepted: \"nosniff\", or \"off\"",
+        ),
+        (
+            "[security_headers]\nreferrer_policy = \"none\"",
+            "line 2: security_headers.referrer_policy = \"none\": accepted: \"no-referrer\" or \"no-referrer-when-downgrade\" or \"origin\" or \"origin-when-cross-origin\" or \"same-origin\" or \"strict-origin\" or \"strict-origin-when-cross-origin\" or \"unsafe-url\", or \"off\"",
+        ),
+        (
+            "[[route]]\npath = \"/a/\"\nsecurity_headers = { frame_options = \"deny\" }",
+            "line 3: route[1].security_headers.frame_options = \"deny\": accepted: \"DENY\" or \"SAMEORIGIN\", or \"off\"",
+        ),
+        (
+            "[security_headers]\nstrict_transport_security = \"31536000\"",
+            "line 2: security_headers.strict_transport_security = \"31536000\": accepted: \"\" for none, or \"max-age=SECONDS\", optionally with \"; includeSubDomains\" and \"; preload\"",
+        ),
+    ]);
+}
+
+#[test]
+fn so_is_a_wrong_expression() {
+    let table = [
+        ("params.room == 'a'", "params.room is no parameter of the path \"/a/{id}/\""),
+        (
+            "claim.tenant == 'a'",
+            "line 1, column 1: unknown variable \"claim\"; accepted: claims, params, request",
+        ),
+        (
+            "claims.tenant =",
+            "line 1, column 15: token recognition error at: '='; accepted: a condition in CEL",
+        ),
+        ("size(claims.groups)", "line 1, column 1: is a number, never true or false"),
+        (
+            "request.query == ''",
+            "line 1, column 8: unknown member request.query; accepted: address, headers, host, method, origin, path",
+        ),
+        (
+            "request.headers['X-Org'] == 'a'",
+            "line 1, column 16: \"X-Org\" never occurs: names of headers are lower-case",
+        ),
+        (
+            "request.headers.authorization != ''",
+            "line 1, column 16: the header \"authorization\" is never shown: it carries tokens",
+        ),
+        (
+            "claims.name.matches('a')",
+            "line 1, column 13: no function \"matches\" is called on a value with 1 argument; accepted: text.startsWith(s), .endsWith(s), .contains(s), size(x), string(x), int(x), uint(x), double(x), bool(x), bytes(x), type(x), has(a.b), and on lists and maps all(x, c), exists(x, c), exists_one(x, c), filter(x, c), map(x, e)",
+        ),
+    ];
+    for (expression, told) in table {
+        each_is_told(&[(
+            &format!("[[route]]\npath = \"/a/{{id}}/\"\nallow = \"{expression}\""),
+            &format!("line 3: route[1].allow = \"{expression}\": {told}"),
+        )]);
+    }
+    each_is_told(&[
+        ("[[route]]\npath = \"/a/\"\nallow = true", "line 3: route[1].allow = true: accepted: a string"),
+        (
+            "[[route]]\npath = \"/a/\"\nauth = \"none\"\nallow = \"true\"",
+            "line 3: route[1].auth = \"none\": \"none\" contradicts roles, claims and allow, which need a token; accepted: \"required\" or \"optional\"",
+        ),
     ]);
 }
 
@@ -423,38 +686,25 @@ fn what_is_no_toml_is_told_with_its_line() {
 
 #[test]
 fn a_key_that_is_not_built_yet_is_an_unknown_key() {
-    for section in ["cors", "csp", "heartbeat", "blacklist", "security_headers", "tickets", "tracing"] {
+    const LISTEN: &str = "address, allow_addresses, handshake_timeout, header_size, header_timeout, hosts, keep_alive, max_connections, public_url, trusted_proxies";
+    const SESSION: &str = "close_timeout, expiry_grace, on_expiry, write_timeout";
+    const BLACKLIST: &str = "file, max_entries, on_stale, retention, stale_after";
+    for section in ["heartbeat", "tickets", "tracing"] {
         let told = format!("line 1: {section} = [{section}]: unknown key; accepted here: {ROOT_KEYS}");
         assert_eq!(problems(&load(&format!("[{section}]\n{ISSUER}"))), [told]);
     }
     for (section, key, value, accepted) in [
-        (
-            "limits",
-            "attempts_per_address",
-            "\"20/60s\"",
-            "compression, fragments, message, messages_per_session, sessions",
-        ),
-        (
-            "limits",
-            "sessions_per_user",
-            "5",
-            "compression, fragments, message, messages_per_session, sessions",
-        ),
-        ("session", "extend", "true", "close_timeout, expiry_grace, on_expiry, write_timeout"),
-        ("session", "idle_timeout", "\"off\"", "close_timeout, expiry_grace, on_expiry, write_timeout"),
+        ("session", "extend", "true", SESSION),
+        ("session", "idle_timeout", "\"off\"", SESSION),
+        ("session", "max_age", "\"off\"", SESSION),
+        ("blacklist", "redis", "{ url = \"redis://127.0.0.1\" }", BLACKLIST),
+        ("blacklist", "backchannel_logout", "{ path = \"/logout\" }", BLACKLIST),
+        ("listen", "proxy_protocol", "true", LISTEN),
+        ("listen", "http2", "true", LISTEN),
+        ("listen", "tls", "{ cert = \"a\" }", LISTEN),
+        ("listen", "adress", "\"\"", LISTEN),
         ("drain", "spread", "\"15s\"", "deadline, delay"),
-        (
-            "listen",
-            "http2",
-            "true",
-            "address, handshake_timeout, header_size, header_timeout, hosts, keep_alive, max_connections, public_url",
-        ),
-        (
-            "listen",
-            "adress",
-            "\"\"",
-            "address, handshake_timeout, header_size, header_timeout, hosts, keep_alive, max_connections, public_url",
-        ),
+        ("identity", "assertion", "\"x\"", "headers, payload"),
         ("token", "form", "[]", "cache, from"),
     ] {
         let told = format!("line 2: {section}.{key} = {value}: unknown key; accepted here: {accepted}");
@@ -476,17 +726,39 @@ fn every_problem_is_told_at_once_and_nothing_else() {
     assert_eq!(problems(&load(&text)), expected);
 }
 
+/// What a configuration that is accepted is warned of.
+fn warnings(text: &str) -> Vec<String> {
+    let loaded = load(&format!("{text}\n{ISSUER}"));
+    assert_eq!(problems(&loaded), Vec::<String>::new(), "{text}");
+    assert!(loaded.config.is_some(), "{text}");
+    loaded.warnings.iter().map(ToString::to_string).collect()
+}
+
 #[test]
-fn a_cookie_that_a_sibling_domain_can_set_is_a_warning() {
-    let loaded = load(&format!("[token]\nfrom = [\"cookie:token\"]\n{ISSUER}"));
-    assert!(loaded.problems.is_empty() && loaded.config.is_some());
-    let told: Vec<_> = loaded.warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(
-        told,
-        [
-            "line 2: token.from = [\"cookie:token\"]: the cookie \"token\" lacks the prefix \"__Host-\": a sibling domain can set it"
-        ]
-    );
+fn what_is_allowed_and_likely_a_mistake_is_a_warning() {
+    for (text, told) in [
+        (
+            "[token]\nfrom = [\"cookie:token\"]",
+            "line 4: token.from = [\"cookie:token\"]: the cookie \"token\" lacks the prefix \"__Host-\": a sibling domain can set it",
+        ),
+        (
+            "[cors]\nallow_headers = [\"*\"]",
+            "line 4: cors.allow_headers = [\"*\"]: \"*\" does not cover Authorization (Fetch §4.8): a page cannot send its token; name it too",
+        ),
+    ] {
+        assert_eq!(warnings(&format!("[listen]\ntrusted_proxies = []\n{text}")), [told]);
+    }
+}
+
+#[test]
+fn whoever_counts_addresses_should_say_whether_there_is_a_proxy() {
+    const SHARED: &str = "is missing, and [limits] count per address: behind a proxy all clients share one; name the proxy's addresses, or write trusted_proxies = [] if clients connect directly";
+    let off = "[limits]\nattempts_per_address = \"off\"";
+    assert_eq!(warnings(""), [format!("listen.trusted_proxies: {SHARED}")]);
+    assert_eq!(warnings(&format!("[listen]\nhosts = []\n{off}\nsessions_per_address = 9")).len(), 1);
+    for silent in [off, "[listen]\ntrusted_proxies = []", "[listen]\ntrusted_proxies = [\"10.0.0.0/8\"]"] {
+        assert_eq!(warnings(silent), Vec::<String>::new(), "{silent}");
+    }
 }
 
 #[test]
@@ -575,7 +847,7 @@ fn check_says_ok_and_shows_what_is_in_effect() {
 
 #[test]
 fn check_tells_every_problem_on_standard_error_and_returns_78() {
-    let path = written("wrong", &format!("[listen]\naddress = 1\nhosts = 2\n{ISSUER}"));
+    let path = written("wrong", &format!("[listen]\naddress = 1\nhosts = 2\ntrusted_proxies = []\n{ISSUER}"));
     let path = path.to_str().unwrap();
     let output = sidegate(&["check", "--config", path]);
     assert_eq!((code(&output), text(&output.stdout)), (Some(78), String::new()));
@@ -654,6 +926,11 @@ fn rows(text: &str) -> Vec<Vec<&str>> {
         .collect()
 }
 
+/// What the first cells of these rows name, one thing or several.
+fn names(text: &str) -> BTreeSet<&str> {
+    rows(text).iter().filter_map(|row| row.first().copied()).flat_map(|cell| cell.split("`, `")).collect()
+}
+
 /// Label, status, close code, advice of the one table in the code, in its order.
 fn reasons() -> Vec<[String; 4]> {
     let code = file("src/base/reject.rs");
@@ -713,6 +990,47 @@ fn the_first_screen_has_the_two_commands_and_the_rest_every_other() {
 }
 
 #[test]
+fn the_table_of_commands_is_the_one_of_the_program() {
+    let readme = file("README.md");
+    let written: BTreeSet<_> = names(chapter(&readme, "Configuration"))
+        .iter()
+        .filter_map(|name| name.strip_prefix("sidegate "))
+        .collect();
+    assert_eq!(written, commands().iter().map(String::as_str).collect());
+}
+
+/// The text of every file of the program.
+fn sources(directory: &Path) -> String {
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        text += &if path.is_dir() { sources(&path) } else { fs::read_to_string(path).unwrap() };
+    }
+    text
+}
+
+#[test]
+fn every_event_of_the_log_is_explained_and_no_other() {
+    let code = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+    let code = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    // `line(Level::Info, "session_opened")`, `line(level, "revocation")`
+    let lines = code.split("evel").filter_map(|rest| {
+        let word = rest.strip_prefix("::").map(|rest| rest.trim_start_matches(char::is_alphabetic));
+        word.unwrap_or(rest).strip_prefix(", \"")
+    });
+    let events: BTreeSet<_> = lines
+        .chain(code.split(" warn(\"").skip(1))
+        // It is written without its usual helpers, for there is no room for lines when it is.
+        .chain(["log_lines_dropped\""])
+        .filter_map(|rest| rest.split('"').next())
+        .filter(|event| event.len() > 1)
+        .collect();
+    assert!(events.len() > 20, "{events:?}");
+    let readme = file("README.md");
+    assert_eq!(names(chapter(&readme, "Log")), events);
+}
+
+#[test]
 fn every_configuration_in_the_readme_is_one() {
     let readme = file("README.md");
     let blocks: Vec<_> =
@@ -720,8 +1038,12 @@ fn every_configuration_in_the_readme_is_one() {
     assert!(blocks.len() >= 3, "{}", blocks.len());
     for block in blocks {
         let issuer = if block.contains("[[issuer]]") { "" } else { ISSUER };
-        let loaded = load(&format!("{block}\n{issuer}"));
-        assert_eq!((problems(&loaded), loaded.warnings.len()), (Vec::new(), 0), "{block}");
+        let listen = if block.contains("[listen]") { "" } else { "[listen]\ntrusted_proxies = []\n" };
+        let loaded = load(&format!("{listen}{block}\n{issuer}"));
+        // The file of an example need not be there.
+        let wrong = loaded.problems.iter().filter(|problem| !problem.message.contains("No such file"));
+        let wrong: Vec<_> = wrong.map(ToString::to_string).collect();
+        assert_eq!((wrong, loaded.warnings.len()), (Vec::new(), 0), "{block}");
     }
     for section in SECTIONS.iter().filter(|section| !section.contains('.')) {
         assert!(readme.contains(&format!("[{section}]")), "README says nothing of [{section}]");
@@ -755,18 +1077,46 @@ fn get(address: SocketAddr, path: &str) -> String {
     answer
 }
 
-#[test]
-fn the_list_of_metrics_is_what_a_gate_serves() {
+/// A gate that serves until this process ends: its address, and that of its admin listener.
+fn gate() -> (SocketAddr, SocketAddr) {
+    let blacklist = written("blacklist", "# nobody\n");
     let text = format!(
-        "[listen]\naddress = '127.0.0.1:0'\n[runtime]\nworkers = 1\n[admin]\naddress = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\nconnect_timeout = '10ms'\n[[issuer]]\nurl = 'http://127.0.0.1/realms/demo'\njwks_uri = 'http://{}/certs'\naudiences = ['chat']\n",
-        issuer()
+        "[listen]\naddress = '127.0.0.1:0'\n[runtime]\nworkers = 1\n[admin]\naddress = '127.0.0.1:0'\n[upstream]\nurl = 'http://127.0.0.1:1'\nconnect_timeout = '10ms'\n[[issuer]]\nurl = 'http://127.0.0.1/realms/demo'\njwks_uri = 'http://{}/certs'\naudiences = ['chat']\n[blacklist]\nfile = '{}'\n",
+        issuer(),
+        blacklist.display()
     );
     let config = load(&text).config.unwrap();
     let log = Log::to_memory(config.log);
     let gate = bind(config, log).unwrap();
-    let (address, admin) = (*gate.addresses().first().unwrap(), gate.admin_addresses().0.unwrap());
-    // It serves until this process ends.
+    let addresses = (*gate.addresses().first().unwrap(), gate.admin_addresses().0.unwrap());
     std::thread::spawn(move || gate.run(false));
+    addresses
+}
+
+#[test]
+fn the_table_of_the_admin_listener_is_what_it_answers() {
+    let (_, admin) = gate();
+    let answer = get(admin, "/nowhere");
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    let (_, rest) = answer.split_once("\"detail\":\"").unwrap();
+    // "GET /livez /readyz, POST /drain"
+    let offered: BTreeSet<_> = rest
+        .split('"')
+        .next()
+        .unwrap()
+        .split(", ")
+        .flat_map(|group| {
+            let (method, paths) = group.split_once(' ').unwrap();
+            paths.split(' ').map(move |path| format!("{method} {path}"))
+        })
+        .collect();
+    let readme = file("README.md");
+    assert_eq!(names(chapter(&readme, "Admin and probes")), offered.iter().map(String::as_str).collect());
+}
+
+#[test]
+fn the_list_of_metrics_is_what_a_gate_serves() {
+    let (address, admin) = gate();
     // Series without a closed set of labels exist from the first event on: here they are.
     assert!(get(address, "/").starts_with("HTTP/1.1 502 "));
     let mut scraped = String::new();
