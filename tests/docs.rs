@@ -260,7 +260,7 @@ const NETWORK: &str = "accepted: a range such as \"10.0.0.0/8\" or \"2001:db8::/
 const SOURCE: &str = "accepted: visible ASCII without \";\" and \",\", such as \"'self'\" or \"https://cdn.example.com\", \"$websocket\" or \"$nonce\"";
 const POLICY: &str =
     "is missing or empty; accepted: directives with their sources, such as { default-src = [\"'self'\"] }";
-const EVERY_PAGE: &str = "allow_credentials with \"*\" in [origin] allow would let every web page read answers in the visitor's name; name the origins";
+const EVERY_PAGE: &str = "with \"*\" in [origin] allow would let every web page read answers in the visitor's name; name the origins";
 
 /// Each text, before an issuer, has exactly one problem.
 fn each_is_told(table: &[(&str, &str)]) {
@@ -522,11 +522,11 @@ fn so_is_what_browsers_would_be_told_wrongly() {
         ("[cors]\nmax_age = \"0s\"", &format!("line 2: cors.max_age = \"0s\": {SPAN}")),
         (
             "[origin]\nallow = [\"*\"]\n[cors]\nallow_credentials = true",
-            &format!("line 3: cors = [cors]: {EVERY_PAGE}"),
+            &format!("line 4: cors.allow_credentials = true: {EVERY_PAGE}"),
         ),
         (
             "[cors]\nallow_credentials = true\n[[route]]\npath = \"/a/\"\norigin = { allow = [\"*\"] }",
-            &format!("line 5: route[1].origin = {{ allow = [\"*\"] }}: {EVERY_PAGE}"),
+            &format!("line 3: route[1].cors.allow_credentials: {EVERY_PAGE}"),
         ),
         ("[csp]\nreport_only = true", &format!("line 1: csp.policy: {POLICY}")),
         (

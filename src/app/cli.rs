@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand, ValueEnum};
 
-use super::config::{self, Config, Loaded, path_or_default};
+use super::config::{self, Boot, Config, Loaded, path_or_default};
 use super::drain::Ending;
 use super::reload::Reloader;
 use super::report::Known;
@@ -168,9 +168,9 @@ fn adapted(settings: LogSettings, format: Option<FormatArg>, level: Option<Level
     }
 }
 
-fn load(arg: &ConfigArg) -> (PathBuf, Loaded) {
+fn load(arg: &ConfigArg, boot: Boot) -> (PathBuf, Loaded) {
     let path = path_or_default(arg.config.clone());
-    let loaded = config::load(&path);
+    let loaded = config::load(&path, boot);
     (path, loaded)
 }
 
@@ -181,7 +181,7 @@ fn tell(kind: &str, path: &std::path::Path, problems: &[Problem]) {
 }
 
 fn run(cli: &Cli, arg: &ConfigArg) -> u8 {
-    let (path, loaded) = load(arg);
+    let (path, loaded) = load(arg, Boot::First);
     tell("warning", &path, &loaded.warnings);
     tell("error", &path, &loaded.problems);
     let Some(config) = loaded.config else { return BAD_CONFIG };
@@ -209,7 +209,7 @@ fn report(result: anyhow::Result<bool>) -> u8 {
 }
 
 fn explain_request(arg: &ConfigArg, mut asked: explain::Asked) -> u8 {
-    let (path, loaded) = load(arg);
+    let (path, loaded) = load(arg, Boot::Again);
     tell("error", &path, &loaded.problems);
     let Some(config) = loaded.config else { return BAD_CONFIG };
     if asked.token.as_deref() == Some("-") {
@@ -224,7 +224,7 @@ fn explain_request(arg: &ConfigArg, mut asked: explain::Asked) -> u8 {
 }
 
 fn check(arg: &ConfigArg) -> u8 {
-    let (path, loaded) = load(arg);
+    let (path, loaded) = load(arg, Boot::First);
     tell("error", &path, &loaded.problems);
     tell("warning", &path, &loaded.warnings);
     if loaded.config.is_none() {
@@ -241,7 +241,7 @@ fn shadow(logs: &[PathBuf], arg: &ConfigArg) -> u8 {
     if arg.config.is_none() && !path_or_default(None).exists() {
         return report(Ok(super::report::run(logs, None)));
     }
-    let (path, loaded) = load(arg);
+    let (path, loaded) = load(arg, Boot::Again);
     let is_read = !loaded.effective.is_empty();
     if !is_read && arg.config.is_some() {
         tell("error", &path, &loaded.problems);
@@ -253,7 +253,7 @@ fn shadow(logs: &[PathBuf], arg: &ConfigArg) -> u8 {
 }
 
 fn admin(arg: &ConfigArg, ask: impl FnOnce(&Config) -> anyhow::Result<()>) -> u8 {
-    let (path, loaded) = load(arg);
+    let (path, loaded) = load(arg, Boot::Again);
     tell("error", &path, &loaded.problems);
     match loaded.config {
         Some(config) => report(ask(&config).map(|()| true)),

@@ -126,15 +126,16 @@ async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
     let verdict = judge(gate, &snapshot, visit, &mut who, &mut trace).await;
     let plan = who.plan.as_ref();
     let log = gate.recorder.log.take();
-    let trouble = log
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter_map(|line| line.get("message").and_then(|message| message.as_str()).map(str::to_owned));
+    let mut trouble = Vec::new();
+    for line in log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok()) {
+        let told = line.get("message").and_then(|message| message.as_str()).map(str::to_owned);
+        trouble.extend(told.filter(|told| !trouble.contains(told)));
+    }
     Ok(Explained {
         route: plan.map(|plan| plan.name.clone()).unwrap_or_default(),
         shadow: plan.is_some_and(|plan| plan.shadow),
         verdict,
-        trouble: trouble.collect(),
+        trouble,
         steps: match trace {
             Trace::On(steps) => steps,
             Trace::Off => Vec::new(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
-use super::config::{self, Config};
+use super::config::{self, Boot, Config};
 use super::drain::Control;
 use super::feed::LOOK;
 use crate::base::clock::Unix;
@@ -99,8 +99,11 @@ impl Reloader {
                 () = tokio::time::sleep(LOOK) => false,
             };
             match self.file.look() {
-                Ok(changed) if asked || changed.is_some() => self.reload(&control, &mut fetchers),
-                Ok(_) => self.told = None,
+                // Back again, it is taken over even if it is what it was: so that nobody still thinks it lost.
+                Ok(changed) if asked || changed.is_some() || self.told.take().is_some() => {
+                    self.reload(&control, &mut fetchers);
+                }
+                Ok(_) => {}
                 Err(error) => {
                     let trouble = format!("{}: {error}", self.file.path().display());
                     if asked || self.told.as_ref() != Some(&trouble) {
@@ -114,7 +117,7 @@ impl Reloader {
 
     fn reload(&self, control: &Arc<Control>, fetchers: &mut Fetchers) {
         let gate = control.gate();
-        let loaded = config::load(self.file.path());
+        let loaded = config::load(self.file.path(), Boot::Again);
         let Some(config) = loaded.config else {
             let problems: Vec<_> = loaded.problems.iter().map(Problem::to_string).collect();
             return refused(gate, &problems);
@@ -169,7 +172,7 @@ fn changed_though_fixed(old: &[Effective], new: &[Effective]) -> Vec<String> {
 /// Puts a checked configuration in force.
 pub fn take_over(control: &Control, config: Config, fetchers: &mut Fetchers) {
     let gate = control.gate();
-    let max_connections = affordable(config.listen.max_connections, &gate.recorder.log);
+    let (max_connections, _) = listener::affordable(config.listen.max_connections);
     gate.connections.set_limit(Some(max_connections));
     gate.permits.set_limit(config.settings.limits.sessions);
     control.set(config.drain, config.effective);
@@ -191,8 +194,10 @@ fn judge_again(gate: &Gate, snapshot: &Snapshot) -> usize {
     for entry in gate.sessions.matching(|_| true) {
         let facts = entry.subject.who.facts.as_deref();
         let revoked = facts.map_or(Ok(()), |facts| gate.blacklist.check(facts, now));
-        if let Err(reason) = judge::again(snapshot, &entry.subject, revoked) {
-            closed += usize::from(entry.switch.end(reason, now));
+        match judge::again(snapshot, &entry.subject, revoked) {
+            Ok(None) => {}
+            Ok(Some(reason)) => gate.recorder.would_refuse(reason),
+            Err(reason) => closed += usize::from(entry.switch.end(reason, now)),
         }
     }
     closed

@@ -52,10 +52,10 @@ impl Source {
         match text {
             WEBSOCKET => Ok(Self::Websocket),
             NONCE => Ok(Self::Nonce),
-            _ if text.starts_with('$') => Err("is no variable"),
             _ if text.contains(WEBSOCKET) || text.contains(NONCE) => {
                 Err("has a variable inside: it stands for a whole source")
             }
+            _ if text.starts_with('$') => Err("is no variable"),
             _ if is_source(text) => Ok(Self::Literal(text.to_owned())),
             _ => Err("is no source"),
         }
@@ -492,7 +492,7 @@ mod tests {
             ("policy = { x = [\"ä\"] }", "line 2: csp.policy.x = ", "\"ä\" is no source"),
             ("policy = { x = [\"$host\"] }", "line 2: csp.policy.x = ", "\"$host\" is no variable"),
             ("policy = { x = [\"'nonce-$nonce'\"] }", "line 2: csp.policy.x = ", "has a variable inside"),
-            ("policy = { x = [\"$websocket/ws\"] }", "line 2: csp.policy.x = ", "is no variable"),
+            ("policy = { x = [\"$websocket/ws\"] }", "line 2: csp.policy.x = ", "has a variable inside"),
             ("policy = { x = [], y = \"'self'\" }", "line 2: csp.policy.y = \"'self'\": ", "a list"),
             ("upstream = \"drop\"\npolicy = { x = [] }", "line 2: csp.upstream = ", "\"replace\" or"),
         ] {

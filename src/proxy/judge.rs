@@ -100,7 +100,8 @@ pub fn upgrade(
         Verdict::Undecided => format!("origin: {}, the token decides", shown_origin(head)),
         Verdict::Pass | Verdict::Denied => format!("origin: {}", shown_origin(head)),
     };
-    let listed = trace.step("origin.allow", what, ok_if(origin != Verdict::Denied, Reason::OriginDenied));
+    let keys = if head.headers.contains_key(ORIGIN) { "origin.allow" } else { "origin.allow_missing" };
+    let listed = trace.step(keys, what, ok_if(origin != Verdict::Denied, Reason::OriginDenied));
     leniency.apply(listed).map_err(with_plan)?;
     Ok(Judged { plan: Arc::clone(plan), params, origin, leniency })
 }
@@ -211,8 +212,12 @@ fn same_site(
 }
 
 /// A live session under another configuration: what a handshake would be refused for, but for time and
-/// limits, or what its route in shadow mode lets pass.
-pub fn again(snapshot: &Snapshot, guest: &Guest, revoked: Result<(), Reason>) -> Result<(), Reason> {
+/// limits; or what its route in shadow mode has let pass.
+pub fn again(
+    snapshot: &Snapshot,
+    guest: &Guest,
+    revoked: Result<(), Reason>,
+) -> Result<Option<Reason>, Reason> {
     let settings = &snapshot.settings;
     let mut request = http::Request::builder().uri(&*guest.path);
     if let Some(origin) = &guest.who.origin {
@@ -227,7 +232,8 @@ pub fn again(snapshot: &Snapshot, guest: &Guest, revoked: Result<(), Reason>) ->
     let mut judged = upgrade(settings, visit, &mut Trace::Off).map_err(|(reason, _)| reason)?;
     guest.shadow.store(judged.plan.shadow, Ordering::Relaxed);
     let verdict = again_with_token(snapshot, guest, visit, &judged).and(revoked);
-    judged.leniency.apply(verdict).map(|_| ())
+    judged.leniency.apply(verdict)?;
+    Ok(judged.leniency.first)
 }
 
 fn again_with_token(
@@ -245,5 +251,9 @@ fn again_with_token(
         None if judged.plan.auth == Auth::Required => return Err(Reason::TokenMissing),
         None => None,
     };
+    // What was not kept cannot be judged.
+    if judged.plan.rule.reads_headers() && guest.headers.is_none() {
+        return Err(Reason::RuleDenied);
+    }
     facts(judged, Kind::Upgrade, visit, &snapshot.settings, verified, None, &mut Trace::Off)
 }

@@ -67,11 +67,18 @@ pub fn path_or_default(given: Option<PathBuf>) -> PathBuf {
         .unwrap_or_else(|| DEFAULT_PATH.into())
 }
 
+/// Whether a gate is to be started, or runs already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boot {
+    First,
+    Again,
+}
+
 /// Reads a file, with the environment's overrides.
 #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the environment")]
-pub fn load(path: &Path) -> Loaded {
+pub fn load(path: &Path, boot: Boot) -> Loaded {
     match std::fs::read_to_string(path) {
-        Ok(text) => read(&text, std::env::vars()),
+        Ok(text) => read_for(&text, std::env::vars(), boot),
         Err(error) => {
             let problem = Problem {
                 path: String::new(),
@@ -88,8 +95,12 @@ pub fn load(path: &Path) -> Loaded {
 
 /// Reads the text of a configuration.
 pub fn read(text: &str, environment: impl Iterator<Item = (String, String)>) -> Loaded {
+    read_for(text, environment, Boot::First)
+}
+
+fn read_for(text: &str, environment: impl Iterator<Item = (String, String)>, boot: Boot) -> Loaded {
     let document = Document::parse(text, environment);
-    let config = document.root().and_then(|root| read_root(&root));
+    let config = document.root().and_then(|root| read_root(&root, boot));
     let (problems, warnings, effective) = document.finish();
     let config = config.filter(|_| problems.is_empty());
     let config = config.map(|config| Config { effective: effective.clone(), ..config });
@@ -151,7 +162,7 @@ impl Value for Workers {
     }
 }
 
-fn read_root(root: &Section<'_>) -> Option<Config> {
+fn read_root(root: &Section<'_>, boot: Boot) -> Option<Config> {
     let listen_section = root.section("listen");
     let listen = ListenSettings::read(&listen_section);
     let public_url = public_url(&listen_section, &listen.public_url);
@@ -173,7 +184,7 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let origin = OriginPolicy::read(&origin_section, &OriginPolicy::default());
     refuse_any_with_cookie(&origin_section, "allow", &origin, &token);
     let cors = given(root, "cors", None, CorsPolicy::read);
-    refuse_any_with_credentials(root, "cors", &origin, cors.as_deref());
+    refuse_any_with_credentials(root, &origin, cors.as_deref());
     let csp = given(root, "csp", None, CspPolicy::read);
     let security_headers = given(root, "security_headers", None, SecurityHeaders::read);
     let limits = root.section("limits");
@@ -183,7 +194,7 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     let frames = FrameLimits::read(&limits, &FrameLimits::of(profile));
     let session = SessionSettings::read(&root.section("session"), &SessionSettings::default());
     let refuse = RefuseSettings::read(&root.section("refuse"), &RefuseSettings::default());
-    let blacklist = blacklist(&root.section("blacklist"));
+    let blacklist = blacklist(&root.section("blacklist"), boot);
     let sections = root.sections("route");
     let drain = DrainSettings::read(&root.section("drain"));
     let log = LogSettings::read(&root.section("log"));
@@ -236,13 +247,18 @@ fn read_root(root: &Section<'_>) -> Option<Config> {
     Some(Config { listen, workers, admin, drain, log, metrics, settings, effective: Vec::new() })
 }
 
-/// The section, and that its file is there.
-fn blacklist(section: &Section<'_>) -> BlacklistSettings {
+/// The section, and that its file is there. While the gate runs its loss is no reason to refuse a change:
+/// `on_stale` says what it means.
+fn blacklist(section: &Section<'_>, boot: Boot) -> BlacklistSettings {
     let settings = BlacklistSettings::read(section);
     if let Some(file) = &settings.file
         && let Err(error) = std::fs::File::open(file)
     {
-        section.problem("file", format!("{error}; accepted: a readable file, one entry a line"));
+        let message = format!("{error}; accepted: a readable file, one entry a line");
+        match boot {
+            Boot::First => section.problem("file", message),
+            Boot::Again => section.warning("file", message),
+        }
     }
     settings
 }

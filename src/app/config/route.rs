@@ -76,14 +76,9 @@ pub fn refuse_any_with_cookie(section: &Section<'_>, key: &str, origin: &OriginP
     }
 }
 
-pub fn refuse_any_with_credentials(
-    section: &Section<'_>,
-    key: &str,
-    origin: &OriginPolicy,
-    cors: Option<&CorsPolicy>,
-) {
+pub fn refuse_any_with_credentials(section: &Section<'_>, origin: &OriginPolicy, cors: Option<&CorsPolicy>) {
     if origin.allows_any() && cors.is_some_and(CorsPolicy::allow_credentials) {
-        section.problem(key, "allow_credentials with \"*\" in [origin] allow would let every web page read answers in the visitor's name; name the origins");
+        section.problem_in("cors", "allow_credentials", "with \"*\" in [origin] allow would let every web page read answers in the visitor's name; name the origins");
     }
 }
 
@@ -172,7 +167,7 @@ fn route(section: &Section<'_>, root: &Inherited) -> Option<(Pattern, Plan)> {
     }
     let cors = given(section, "cors", root.cors.as_ref(), CorsPolicy::read);
     if section.has("cors") || section.has("origin") {
-        refuse_any_with_credentials(section, "origin", &origin, cors.as_deref());
+        refuse_any_with_credentials(section, &origin, cors.as_deref());
     }
     let profile = upstream.settings.profile;
     let frames = if profile == root.upstream.settings.profile {

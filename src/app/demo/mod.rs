@@ -110,6 +110,9 @@ max_connections = 200               # few files may be open on a desktop
 [admin]
 address = "127.0.0.1:0"
 
+[limits]
+attempts_per_address = "off"        # its page fails on purpose, again and again
+
 [upstream]                          # it has no authentication code
 url = "http://127.0.0.1:{backend}"
 

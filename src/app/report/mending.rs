@@ -44,7 +44,7 @@ impl Known<'_> {
         let file = self.path.display();
         let key = format!("{}.{} = {}", entry.section, entry.key, printable(&entry.value));
         match entry.line {
-            Some(line) => format!("{file}, line {line}: {key}"),
+            Some(line) => format!("{file}:{line}: {key}"),
             None if entry.given => format!("{file}: {key} (from the environment)"),
             None => format!("{file}: {key} (default)"),
         }

@@ -317,10 +317,10 @@ fn the_page_says_who_why_and_which_line_mends_it() {
   token_missing      1   5.6 %      –  2026-03-01T09:30:05Z  2026-03-01T09:30:05Z  address 203.0.113.7
 
   origin_denied
-    gate.toml, line 2: origin.allow = [\"self\"]
+    gate.toml:2: origin.allow = [\"self\"]
     add \"https://staff.example.com\" to [origin] allow, if such pages are meant
   token_client
-    gate.toml, line 7: issuer[1].clients = [\"web\"]
+    gate.toml:7: issuer[1].clients = [\"web\"]
     add \"old-app\", \"cli\" to [[issuer]] clients, if such clients are meant
   token_missing
     gate.toml: route[1].auth = \"required\" (default)
@@ -332,7 +332,7 @@ fn the_page_says_who_why_and_which_line_mends_it() {
   rule_denied      1  100.0 %      1  2026-03-01T09:30:01Z  2026-03-01T09:30:01Z  bob
 
   rule_denied
-    gate.toml, line 16: route[2].roles = [\"staff\"]
+    gate.toml:16: route[2].roles = [\"staff\"]
     give these users at the issuer what the route asks for, or ask for less
 
 1 line is no log line of sidegate
@@ -377,9 +377,9 @@ fn the_line_that_decides_is_the_routes_own_if_it_is_written() {
         )
     };
     let own = page_with(&[&denied], &route("origin = { allow = ['https://c.example'] }\n"));
-    assert!(own.contains("gate.toml, line 9: route[1].origin.allow = [\"https://c.example\"]\n    add \"https://a.example\" to origin.allow of this [[route]]"), "{own}");
+    assert!(own.contains("gate.toml:9: route[1].origin.allow = [\"https://c.example\"]\n    add \"https://a.example\" to origin.allow of this [[route]]"), "{own}");
     let inherited = page_with(&[&denied], &route("origin = { allow_missing = false }\n"));
-    assert!(inherited.contains("gate.toml, line 5: origin.allow = [\"https://b.example\"]\n"), "{inherited}");
+    assert!(inherited.contains("gate.toml:5: origin.allow = [\"https://b.example\"]\n"), "{inherited}");
     let unknown = page_with(&[&denied], ISSUER);
     assert!(unknown.contains("gate.toml has no [[route]] of this path\n"), "{unknown}");
     assert!(unknown.contains("gate.toml: origin.allow = [\"self\"] (default)\n"), "{unknown}");
@@ -412,10 +412,10 @@ fn of_several_issuers_the_one_is_named_whose_tokens_were_seen() {
     let config = format!("{ISSUER}[[issuer]]\nurl = 'https://b.example'\naudiences = ['b']\n");
     let seen = opened("1", r#","would_refuse":"token_audience","iss":"https://b.example","client":"x""#);
     let page = page_with(&[seen], &config);
-    assert!(page.contains("line 6: issuer[2].audiences") && !page.contains("issuer[1]"), "{page}");
+    assert!(page.contains(":6: issuer[2].audiences") && !page.contains("issuer[1]"), "{page}");
     let unknown = page_with(&[opened("1", r#","would_refuse":"token_issuer""#)], &config);
     assert!(
-        unknown.contains("line 2: issuer[1].url") && unknown.contains("line 5: issuer[2].url"),
+        unknown.contains(":2: issuer[1].url") && unknown.contains(":5: issuer[2].url"),
         "{unknown}"
     );
 }
@@ -425,9 +425,9 @@ fn plain_requests_are_decided_by_http_where_it_is_written() {
     let requests = [line(1, "request", "1", MISSING)];
     let route = |lines: &str| format!("{ISSUER}[[route]]\npath = '/ws/*'\nmode = 'shadow'\n{lines}");
     let http = page_with(&requests, &route("auth = 'required'\nhttp = 'required'\n"));
-    assert!(http.contains("line 8: route[1].http") && !http.contains("].auth"), "{http}");
+    assert!(http.contains(":8: route[1].http") && !http.contains("].auth"), "{http}");
     let auth = page_with(&requests, &route("auth = 'required'\n"));
-    assert!(auth.contains("line 7: route[1].auth") && !auth.contains("].http"), "{auth}");
+    assert!(auth.contains(":7: route[1].auth") && !auth.contains("].http"), "{auth}");
     let both = [requests[0].clone(), opened("2", MISSING)];
     let both = page_with(&both, &route("http = 'required'\n"));
     assert!(both.contains("route[1].auth = \"required\" (default)") && both.contains("].http"), "{both}");
