@@ -13,6 +13,7 @@ use super::report::Known;
 use super::{bind, control, demo, explain};
 use crate::base::effective::show;
 use crate::base::section::Problem;
+use crate::policy::bearer::looks_like_token;
 use crate::telemetry::logging::{Format, Level, Log, LogSettings};
 
 /// Failed while running, or the answer is no.
@@ -83,6 +84,9 @@ enum Command {
         /// The page's origin, such as `https://app.example.com`
         #[arg(long)]
         origin: Option<String>,
+        /// The Host; else that of `public_url`, the first of `hosts`, or localhost
+        #[arg(long)]
+        host: Option<String>,
         /// Where the client connects from
         #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
         peer: std::net::IpAddr,
@@ -115,8 +119,17 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             // Nothing is left to do if the terminal is gone.
-            let _ = error.print();
-            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+            if !error.use_stderr() {
+                let _ = error.print();
+                return ExitCode::SUCCESS;
+            }
+            // A token in the wrong place is not repeated.
+            let told = error.render().to_string();
+            let is_secret = |word: &&str| looks_like_token(word);
+            let words = told.split(|c: char| c.is_whitespace() || "'\"=".contains(c));
+            let secrets: Vec<&str> = words.filter(is_secret).collect();
+            eprint!("{}", secrets.iter().fold(told.clone(), |told, secret| told.replace(secret, "***")));
+            return USAGE.into();
         }
     };
     let code = match &cli.command {
@@ -124,11 +137,12 @@ pub fn main() -> ExitCode {
         Command::Check(arg) => check(arg),
         Command::Demo { port } => report(demo::run(*port, |settings| cli.log(settings))),
         Command::Report { logs, config } => shadow(logs, config),
-        Command::Explain { config, token, path, origin, peer } => {
+        Command::Explain { config, token, path, origin, host, peer } => {
             let asked = explain::Asked {
                 token: token.clone(),
                 path: path.clone(),
                 origin: origin.clone(),
+                host: host.clone(),
                 peer: *peer,
             };
             explain_request(config, asked)
@@ -216,6 +230,10 @@ fn explain_request(arg: &ConfigArg, mut asked: explain::Asked) -> u8 {
         let mut line = String::new();
         if let Err(error) = std::io::stdin().read_line(&mut line) {
             eprintln!("error: no token on standard input: {error}");
+            return FAILED;
+        }
+        if line.trim().is_empty() {
+            eprintln!("error: no token on standard input");
             return FAILED;
         }
         asked.token = Some(line.trim().to_owned());

@@ -17,7 +17,10 @@ use super::feed::Feed;
 use super::reload::Fetchers;
 use crate::base::effective::Effective;
 use crate::base::reject::Reason;
+use crate::io::jwks::Issuer;
+use crate::policy::bearer;
 use crate::policy::carrier::Carrier;
+use crate::policy::jwt;
 use crate::policy::peer::Peer;
 use crate::policy::request::{self, Kind};
 use crate::policy::trace::{Step, Trace};
@@ -38,6 +41,8 @@ pub struct Asked {
     pub token: Option<String>,
     pub path: String,
     pub origin: Option<String>,
+    /// `None` = that of `public_url`, or the first of `hosts`.
+    pub host: Option<String>,
     pub peer: IpAddr,
 }
 
@@ -47,6 +52,8 @@ struct Explained {
     steps: Vec<Step>,
     /// The path of the route, if there is one.
     route: String,
+    /// Which `[[issuer]]` of the file the token is of.
+    issuer: Option<usize>,
     shadow: bool,
     verdict: Result<(), Reason>,
     /// Why there are no keys.
@@ -70,7 +77,8 @@ pub fn run(config: Config, path: &Path, asked: &Asked) -> Result<bool> {
 
 /// The request as a client would send it, the token in the first carrier that the route takes.
 fn head(settings: &Settings, asked: &Asked) -> Result<Parts> {
-    let host = settings.public_url.as_ref().map(|url| url.host.as_str());
+    let public = settings.public_url.as_ref().map(|url| url.host.as_str());
+    let host = asked.host.as_deref().or(public);
     let host = host.or(settings.hosts.first().map(String::as_str)).unwrap_or("localhost");
     let (path, _) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
     let plan = settings.routes.find(path).map_or(&settings.unmatched, |(plan, _)| plan);
@@ -95,8 +103,7 @@ fn head(settings: &Settings, asked: &Asked) -> Result<Parts> {
             HeaderValue::try_from(&value).with_context(|| format!("{name} cannot be sent like that"))?;
         request = request.header(name, value);
     }
-    let request =
-        request.body(()).with_context(|| format!("{:?} is no path; accepted: such as /ws/", asked.path))?;
+    let request = request.body(()).context("--path is no path; accepted: such as /ws/ or /ws/?a=b")?;
     Ok(request.into_parts().0)
 }
 
@@ -107,15 +114,12 @@ async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
     if let Err(reason) = request::check(&head, &settings.hosts) {
         bail!("{}: {}", reason.label(), reason.row().advice);
     }
-    Fetchers::default().follow(gate, &snapshot);
-    if asked.token.is_some() {
-        let wait = async {
-            while !snapshot.issuers.iter().all(|issuer| issuer.has_had_keys()) {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        // Without them the verdict says so.
-        let _ = timeout(KEYS, wait).await;
+    let mut fetchers = Fetchers::default();
+    // The keys of the token's issuer, or why they cannot be had.
+    if let Some(issuer) = issuer_of(&snapshot, &head) {
+        let fetched = issuer.next_fetch();
+        fetchers.follow(gate, &snapshot);
+        let _ = timeout(KEYS, fetched).await;
     }
     let peer = Peer::of(asked.peer, &head.headers, &settings.trusted_proxies);
     let host = request::host(&head.headers).unwrap_or_default();
@@ -131,7 +135,10 @@ async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
         let told = line.get("message").and_then(|message| message.as_str()).map(str::to_owned);
         trouble.extend(told.filter(|told| !trouble.contains(told)));
     }
+    let issuer = issuer_of(&snapshot, &head)
+        .and_then(|issuer| settings.issuers.iter().position(|policy| policy.url == issuer.policy.url));
     Ok(Explained {
+        issuer,
         route: plan.map(|plan| plan.name.clone()).unwrap_or_default(),
         shadow: plan.is_some_and(|plan| plan.shadow),
         verdict,
@@ -141,6 +148,16 @@ async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
             Trace::Off => Vec::new(),
         },
     })
+}
+
+/// The issuer that the request's token names.
+fn issuer_of<'s>(snapshot: &'s Snapshot, head: &Parts) -> Option<&'s Arc<Issuer>> {
+    let settings = &snapshot.settings;
+    let found = settings.routes.find(head.uri.path());
+    let plan = found.map_or(&settings.unmatched, |(plan, _)| plan);
+    let found = bearer::find(head, &plan.token).ok().flatten()?;
+    let jwt = jwt::parse(&found.token).ok()?;
+    snapshot.issuer(jwt.claims.get("iss")?.as_str()?)
 }
 
 /// As a handshake is judged, up to the blacklist.
@@ -167,13 +184,19 @@ async fn judge(
 
 fn page(explained: &Explained, effective: &[Effective], path: &Path) -> String {
     let mut out = String::new();
-    let width = explained.steps.iter().map(|step| step.what.chars().count()).max().unwrap_or(0).min(72);
+    let width =
+        explained.steps.iter().map(|step| plain(&step.what).chars().count()).max().unwrap_or(0).min(72);
     for step in &explained.steps {
         let outcome = if step.outcome.is_ok() { "passed" } else { "FAILED" };
-        let what: String = step.what.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let what = plain(&step.what);
         let _ = write!(out, "{outcome}  {what:<width$}");
         for key in step.keys.split_whitespace() {
-            let _ = write!(out, "  {}", place(effective, &explained.route, key, path));
+            // Of several issuers the token's own decides.
+            let key = match (key.strip_prefix("issuer."), explained.issuer) {
+                (Some(key), Some(n)) => format!("issuer[{}].{key}", n + 1),
+                _ => key.to_owned(),
+            };
+            let _ = write!(out, "  {}", place(effective, &explained.route, &key, path));
         }
         out.push('\n');
     }
@@ -196,6 +219,22 @@ fn page(explained: &Explained, effective: &[Effective], path: &Path) -> String {
     out
 }
 
+/// Text of a token on a terminal: nothing that moves the cursor, turns the direction or hides, and no more
+/// than fits.
+fn plain(text: &str) -> String {
+    const MOST: usize = 160;
+    let hides = |c: char| {
+        c.is_control()
+            || matches!(
+                c,
+                '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+            )
+    };
+    let cut = text.chars().nth(MOST).map_or("", |_| "…");
+    let shown: String = text.chars().take(MOST).map(|c| if hides(c) { '\u{fffd}' } else { c }).collect();
+    shown + cut
+}
+
 /// Where a key is decided, and how.
 fn place(effective: &[Effective], route: &str, key: &str, path: &Path) -> String {
     let Some(entry) = deciding(effective, route, key) else { return key.to_owned() };
@@ -204,5 +243,5 @@ fn place(effective: &[Effective], route: &str, key: &str, path: &Path) -> String
         None if entry.given => "environment".to_owned(),
         None => "default".to_owned(),
     };
-    format!("{key} = {} ({written})", entry.value)
+    format!("{}.{} = {} ({written})", entry.section, entry.key, entry.value)
 }

@@ -14,7 +14,7 @@ use crate::state::revocation::replace_file;
 use crate::telemetry::logging::Level;
 
 /// How often files are looked at.
-pub const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_millis(500);
 /// Revocations that have expired are forgotten in each such turn: they hold no more in any case.
 const SWEEP: u32 = 10;
 /// Broken lines that are named one by one.

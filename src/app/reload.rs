@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -12,6 +14,7 @@ use super::drain::Control;
 use super::feed::LOOK;
 use crate::base::clock::Unix;
 use crate::base::effective::Effective;
+use crate::base::reject::Reason;
 use crate::base::section::Problem;
 use crate::io::files::Watched;
 use crate::io::jwks::Source;
@@ -78,8 +81,7 @@ impl std::fmt::Debug for Reloader {
 impl Reloader {
     pub fn new(path: PathBuf, adapt: Adapt) -> Self {
         let mut file = Watched::new(path);
-        // What is there now is what was loaded, or will be told to be wrong by the next look.
-        let _ = file.look();
+        file.adopt();
         Self { file, adapt, told: None }
     }
 
@@ -98,7 +100,11 @@ impl Reloader {
                 () = control.reload_asked() => true,
                 () = tokio::time::sleep(LOOK) => false,
             };
-            match self.file.look() {
+            let looked = self.file.look();
+            if asked {
+                self.file.adopt();
+            }
+            match looked {
                 // Back again, it is taken over even if it is what it was: so that nobody still thinks it lost.
                 Ok(changed) if asked || changed.is_some() || self.told.take().is_some() => {
                     self.reload(&control, &mut fetchers);
@@ -179,7 +185,10 @@ pub fn take_over(control: &Control, config: Config, fetchers: &mut Fetchers) {
     let snapshot = Arc::new(gate.snapshot.load().succeeded_by(config.settings));
     fetchers.follow(gate, &snapshot);
     let generation = snapshot.generation;
-    gate.snapshot.store(Arc::clone(&snapshot));
+    let before = gate.snapshot.swap(Arc::clone(&snapshot));
+    for gone in before.issuers.iter().filter(|issuer| snapshot.issuer(&issuer.policy.url).is_none()) {
+        gone.retire();
+    }
     let closed = judge_again(gate, &snapshot);
     gate.recorder.metrics.reloaded(true);
     if let Some(line) = gate.recorder.log.line(Level::Info, "config_reloaded") {
@@ -194,6 +203,10 @@ fn judge_again(gate: &Gate, snapshot: &Snapshot) -> usize {
     for entry in gate.sessions.matching(|_| true) {
         let facts = entry.subject.who.facts.as_deref();
         let revoked = facts.map_or(Ok(()), |facts| gate.blacklist.check(facts, now));
+        let expires = entry.expires.load(Ordering::Relaxed);
+        let ended = expires > 0 && Duration::from_millis(expires) <= now.0;
+        // It has outlived its token in shadow mode.
+        let revoked = if ended { Err(Reason::TokenExpired) } else { revoked };
         match judge::again(snapshot, &entry.subject, revoked) {
             Ok(None) => {}
             Ok(Some(reason)) => gate.recorder.would_refuse(reason),

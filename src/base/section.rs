@@ -158,7 +158,7 @@ impl<'d> Section<'d> {
 
     /// Reports what is wrong with a key; the message says what is accepted.
     pub fn problem(&self, key: &str, message: impl Into<String>) {
-        let problem = self.describe(key, message.into());
+        let problem = self.describe(key, &message.into());
         self.document.sink.borrow_mut().problems.push(problem);
     }
 
@@ -173,17 +173,18 @@ impl<'d> Section<'d> {
 
     /// Reports what is allowed and yet likely a mistake.
     pub fn warning(&self, key: &str, message: impl Into<String>) {
-        let warning = self.describe(key, message.into());
+        let warning = self.describe(key, &message.into());
         self.document.sink.borrow_mut().warnings.push(warning);
     }
 
-    fn describe(&self, key: &str, message: String) -> Problem {
+    fn describe(&self, key: &str, message: &str) -> Problem {
         let entry = self.written(key);
         let span = entry.map(Spanned::span).or_else(|| self.span.clone());
         let value =
             entry.and_then(|entry| self.document.text.get(entry.span())).map(masked).unwrap_or_default();
         let path = if key.is_empty() { self.path.clone() } else { self.full(key) };
-        Problem { path, line: span.map(|span| line_of(self.document.text, &span)), value, message }
+        let line = span.map(|span| line_of(self.document.text, &span));
+        Problem { path, line, value, message: masked(message) }
     }
 
     fn written(&self, key: &str) -> Option<&'d Spanned<DeValue<'d>>> {
@@ -342,14 +343,17 @@ fn show_map<T: Value>(pairs: &[(String, T)]) -> String {
     if pairs.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", pairs.join(", ")) }
 }
 
-/// Hides the password of a URL: what is shown ends in logs and tickets.
+/// Hides the passwords of URLs: what is shown ends in logs and tickets.
 fn masked(value: &str) -> String {
-    let Some((scheme, rest)) = value.split_once("://") else { return value.to_owned() };
-    let authority = rest.find(['/', '"', '?']).unwrap_or(rest.len());
-    match rest.get(..authority).and_then(|authority| authority.rfind('@')) {
-        Some(at) => format!("{scheme}://***{}", rest.get(at..).unwrap_or_default()),
-        None => value.to_owned(),
+    let mut parts = value.split("://");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for rest in parts {
+        let authority = rest.find(['/', '"', '?', ' ', '\'']).unwrap_or(rest.len());
+        let at = rest.get(..authority).and_then(|authority| authority.rfind('@'));
+        out.push_str(if at.is_some() { "://***" } else { "://" });
+        out.push_str(rest.get(at.unwrap_or(0)..).unwrap_or_default());
     }
+    out
 }
 
 fn raw(value: &DeValue<'_>) -> Raw {
@@ -455,5 +459,6 @@ mod tests {
     fn passwords_in_urls_are_masked() {
         assert_eq!(masked("\"http://user:pass@host/x\""), "\"http://***@host/x\"");
         assert_eq!(masked("\"http://host/x@y\""), "\"http://host/x@y\"");
+        assert_eq!(masked("[\"a://b:c@d\", \"e://f:g@h/i\"]"), "[\"a://***@d\", \"e://***@h/i\"]");
     }
 }

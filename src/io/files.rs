@@ -18,6 +18,8 @@ pub struct Watched {
     path: PathBuf,
     marks: Option<[i64; 6]>,
     content: Option<u64>,
+    /// Another content, seen once.
+    coming: Option<u64>,
 }
 
 fn marks(metadata: &Metadata) -> [i64; 6] {
@@ -34,14 +36,20 @@ fn marks(metadata: &Metadata) -> [i64; 6] {
 
 impl Watched {
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), marks: None, content: None }
+        Self { path: path.into(), marks: None, content: None, coming: None }
     }
 
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The content, if it is another than at the last look.
+    /// Takes the content for known, as it is now.
+    pub fn adopt(&mut self) {
+        self.content = None;
+        let _ = self.look();
+    }
+
+    /// The content, once it is another than before and stays so from one look to the next.
     pub fn look(&mut self) -> io::Result<Option<Vec<u8>>> {
         let metadata = std::fs::metadata(&self.path)?;
         let marks = marks(&metadata);
@@ -51,10 +59,16 @@ impl Watched {
             return Ok(None);
         }
         let bytes = std::fs::read(&self.path)?;
-        self.marks = Some(marks);
         let mut hasher = DefaultHasher::new();
         hasher.write(&bytes);
         let content = Some(hasher.finish());
+        // Who writes in place may be half-way: what is new counts when it is seen twice.
+        let is_first = self.content.is_none();
+        if self.content != content && !is_first && self.coming != content {
+            self.coming = content;
+            return Ok(None);
+        }
+        (self.marks, self.coming) = (Some(marks), None);
         let changed = self.content != content;
         self.content = content;
         Ok(changed.then_some(bytes))
@@ -81,7 +95,10 @@ mod tests {
         assert_eq!(watched.look().unwrap(), None);
         std::fs::write(&path, "a").unwrap();
         assert_eq!(watched.look().unwrap(), None, "written anew, but the same");
+        std::fs::write(&path, "c").unwrap();
+        assert_eq!(watched.look().unwrap(), None, "half-way, perhaps");
         std::fs::write(&path, "b").unwrap();
+        assert_eq!(watched.look().unwrap(), None, "half-way again");
         assert_eq!(watched.look().unwrap().as_deref(), Some(&b"b"[..]), "as long as before");
         std::fs::remove_file(&path).unwrap();
         assert!(watched.look().is_err());
@@ -102,6 +119,7 @@ mod tests {
         assert_eq!(watched.look().unwrap().as_deref(), Some(&b"one"[..]));
         std::os::unix::fs::symlink(directory.join("two"), &next).unwrap();
         std::fs::rename(&next, &link).unwrap();
+        assert_eq!(watched.look().unwrap(), None);
         assert_eq!(watched.look().unwrap().as_deref(), Some(&b"two"[..]));
         std::fs::remove_dir_all(directory).unwrap();
     }

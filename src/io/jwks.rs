@@ -2,6 +2,7 @@
 //! Whatever goes wrong, the keys that there are stay until they are too old.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -91,6 +92,19 @@ impl Issuer {
             Source::new(&policy, Arc::clone(&self.source.keys))
         };
         Arc::new(Self { policy, source })
+    }
+
+    /// The configuration no longer names it.
+    pub fn retire(&self) {
+        self.source.keys.retire();
+    }
+
+    /// A waiter for the end of the next fetch, however that ends.
+    pub fn next_fetch(&self) -> impl Future<Output = ()> + use<> {
+        let mut fetched = self.source.fetched.subscribe();
+        async move {
+            let _ = fetched.changed().await;
+        }
     }
 
     pub fn has_had_keys(&self) -> bool {

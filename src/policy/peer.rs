@@ -69,6 +69,8 @@ fn show(range: &IpNet) -> String {
 /// What is believed of a request's peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
+    /// Who has connected.
+    pub socket: IpAddr,
     /// The client.
     pub address: IpAddr,
     /// The socket's peer is a trusted proxy. Only then are the next three ever there.
@@ -85,7 +87,7 @@ pub struct Peer {
 impl Peer {
     /// Of whom nothing else is known.
     pub fn at(address: IpAddr) -> Self {
-        Self { address, trusted: false, proto: None, host: None, port: None, ignored: false }
+        Self { socket: address, address, trusted: false, proto: None, host: None, port: None, ignored: false }
     }
 
     pub fn of(socket: IpAddr, headers: &HeaderMap, trusted: &Networks) -> Self {
@@ -95,6 +97,7 @@ impl Peer {
             return Self { ignored, ..Self::at(socket) };
         }
         Self {
+            socket,
             address: client(socket, headers, trusted),
             trusted: true,
             proto: only(headers, "x-forwarded-proto").and_then(scheme),

@@ -27,7 +27,7 @@ use crate::policy::carrier::Delivery;
 use crate::policy::claims::Facts;
 use crate::policy::headers::{Told, outgoing};
 use crate::policy::jwt;
-use crate::policy::peer;
+use crate::policy::peer::{self, Peer};
 use crate::policy::request::Kind;
 use crate::policy::trace::Trace;
 use crate::state::sessions::{Places, Registration};
@@ -78,7 +78,7 @@ pub async fn verify(
         format!("signature: {algorithm}, kid {}", jwt.kid.as_deref().unwrap_or("missing"))
     };
     let (algorithm, key) = trace.step("issuer.algorithms issuer.jwks_uri", what, verified)?;
-    let facts = Arc::new(Facts::of(jwt)?);
+    let facts = Arc::new(trace.step("", || "claims: of the right types".into(), Facts::of(jwt))?);
     snapshot.verified.put(token, Verified { facts: Arc::clone(&facts), algorithm, key });
     Ok((facts, Arc::clone(issuer)))
 }
@@ -104,6 +104,7 @@ pub async fn authenticate(
     let plan = Arc::clone(&judged.plan);
     let Some(auth) = judge::wants_token(&plan, kind) else {
         if kind == Kind::Upgrade {
+            let _ = trace.step("route.auth", || "token: not looked for".into(), Ok(()));
             let verdict = judge::facts(&judged, kind, visit, settings, None, Some(Unix::now()), trace);
             judged.leniency.apply(verdict)?;
         }
@@ -261,7 +262,8 @@ async fn admit(
     let guest = Guest {
         who: who.clone(),
         path: visit.head.uri.path().into(),
-        host: visit.seen(&snapshot.settings).host.into(),
+        host: visit.host.into(),
+        forwarded: visit.peer.trusted.then(|| Box::new(visit.peer.clone())),
         from_cookie: verdict.bearer.as_ref().is_some_and(|bearer| bearer.from_cookie),
         headers: plan.rule.reads_headers().then(|| Box::new(visit.head.headers.clone())),
         shadow: plan.shadow.into(),
@@ -305,16 +307,22 @@ fn user_place(gate: &Gate, plan: &Plan, registration: &Registration<Guest>) -> R
 
 /// The whole line.
 pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who) -> Result<Outcome, Reject> {
+    let mut peer = visit.peer.clone();
     let admitted = loop {
         let snapshot = gate.snapshot.load_full();
         (who.plan, who.facts) = (None, None);
-        let admitted = admit(gate, &snapshot, visit, who).await;
+        let admitted = admit(gate, &snapshot, Visit { peer: &peer, ..visit }, who).await;
         // Registered under a configuration that no longer holds, and perhaps too late to be judged again
         // with the others: so it is judged again here.
         if gate.snapshot.load().generation == snapshot.generation {
             break admitted;
         }
+        drop(admitted);
+        let settings = &gate.snapshot.load().settings;
+        peer = Peer::of(peer.socket, &visit.head.headers, &settings.trusted_proxies);
+        who.address = peer.address;
     };
+    let visit = Visit { peer: &peer, ..visit };
     let admitted = admitted.and_then(|mut admitted| {
         let judged = &mut admitted.verdict.judged;
         judged.leniency.apply(user_place(gate, &judged.plan, &admitted.registration))?;

@@ -227,8 +227,9 @@ pub fn again(
     if let Some(headers) = &guest.headers {
         head.headers = (**headers).clone();
     }
-    let peer = Peer::at(guest.who.address);
-    let visit = Visit { head: &head, host: &guest.host, peer: &peer, noted: None };
+    let direct = Peer::at(guest.who.address);
+    let peer = guest.forwarded.as_deref().unwrap_or(&direct);
+    let visit = Visit { head: &head, host: &guest.host, peer, noted: None };
     let mut judged = upgrade(settings, visit, &mut Trace::Off).map_err(|(reason, _)| reason)?;
     guest.shadow.store(judged.plan.shadow, Ordering::Relaxed);
     let verdict = again_with_token(snapshot, guest, visit, &judged).and(revoked);

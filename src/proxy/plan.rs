@@ -375,8 +375,10 @@ impl Describe for Who {
 pub struct Guest {
     pub who: Who,
     pub path: Box<str>,
-    /// As the gate saw it: what browsers see, if a trusted proxy told.
+    /// As sent.
     pub host: Box<str>,
+    /// What a trusted proxy has told.
+    pub forwarded: Option<Box<Peer>>,
     pub from_cookie: bool,
     /// Where the route's rule reads them.
     pub headers: Option<Box<HeaderMap>>,

@@ -19,7 +19,7 @@ use crate::base::section::Section;
 use crate::base::value::{Grace, Span, words};
 use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
 use crate::state::permits::Slot;
-use crate::state::sessions::{Entry, Registration};
+use crate::state::sessions::{Entry, Registration, Subject};
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
 
 words! {
@@ -108,7 +108,7 @@ struct Relay {
     give_up: Option<Instant>,
 }
 
-impl<T: Describe> Session<T> {
+impl<T: Subject> Session<T> {
     /// Relays until something ends it, then closes both sides.
     pub async fn run<C, B>(mut self, mut client: C, early: Early, mut backend: B, slot: Slot)
     where
@@ -174,6 +174,11 @@ impl<T: Describe> Session<T> {
         }
         // The backend first: its Close is still read when it no longer takes anything.
         for sender in [Sender::Backend, Sender::Client] {
+            // Once it is to end not one byte more of the client passes.
+            if sender == Sender::Client && self.has_ended() {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
             let ended = match sender {
                 Sender::Backend => self.poll_half(cx, sender, relay, backend, client),
                 Sender::Client => self.poll_half(cx, sender, relay, client, backend),
@@ -220,6 +225,15 @@ impl<T: Describe> Session<T> {
             let now = u64::try_from(Unix::now().0.as_millis()).unwrap_or_default();
             counters.last_data.store(now, Ordering::Relaxed);
         }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.registration.as_ref().is_some_and(|place| place.entry.switch.has_ended())
+    }
+
+    /// Whether its route is in shadow mode now.
+    fn is_shadow(&self) -> bool {
+        self.registration.as_ref().is_some_and(|place| place.entry.subject.is_shadow())
     }
 
     /// One direction; `Some` = the relay is over.
@@ -275,7 +289,7 @@ impl<T: Describe> Session<T> {
         } else {
             return None;
         };
-        if self.shadow && reason == Reason::TokenExpired {
+        if reason == Reason::TokenExpired && self.is_shadow() {
             self.expires = None;
             self.record.would_close(reason);
             return None;

@@ -157,6 +157,15 @@ impl Keyring {
         *ring = Ring { keys: fresh, fetched: Some(now) };
     }
 
+    /// Nobody believes it any more: what its keys have verified dies with them.
+    pub fn retire(&self) {
+        let mut ring = self.ring.write().unwrap_or_else(PoisonError::into_inner);
+        for key in ring.keys.values().flatten() {
+            key.alive.store(false, Ordering::Release);
+        }
+        *ring = Ring::default();
+    }
+
     /// A fetch has just lacked those of these kids that are not there.
     pub fn lacks(&self, kids: impl IntoIterator<Item = String>, now: Instant) {
         let ring = self.ring.read().unwrap_or_else(PoisonError::into_inner);

@@ -126,6 +126,10 @@ pub fn deciding<'e>(effective: &'e [Effective], route: &str, key: &str) -> Optio
     let own = effective.iter().find(is_own).map(|entry| entry.section.as_str());
     match section {
         "route" => own.and_then(find),
+        // The only key of another section that stands in the route itself.
+        "listen" if key == "allow_addresses" => {
+            own.and_then(find).filter(|entry| entry.given).or_else(|| find(section))
+        }
         "issuer" => find("issuer[1]"),
         _ => {
             let inner = own.and_then(|own| find(&format!("{own}.{section}")));

@@ -154,6 +154,7 @@ fn route(section: &Section<'_>, root: &Inherited) -> Option<(Pattern, Plan)> {
     if auth == Auth::None && !rule.is_empty() {
         section.problem("auth", "\"none\" contradicts roles, claims and allow, which need a token; accepted: \"required\" or \"optional\"");
     }
+    let allow_addresses = Arc::new(Networks::read(section, "allow_addresses", &root.allow_addresses));
     let upstream_section = section.section("upstream");
     let upstream = if upstream_section.is_given() {
         upstream(&upstream_section, &root.upstream.settings)
@@ -192,7 +193,7 @@ fn route(section: &Section<'_>, root: &Inherited) -> Option<(Pattern, Plan)> {
         identity: override_of(section, "identity", &root.identity, IdentityPolicy::read),
         frames,
         limits,
-        allow_addresses: Arc::new(Networks::read(section, "allow_addresses", &root.allow_addresses)),
+        allow_addresses,
         cors,
         csp: given(section, "csp", root.csp.as_ref(), CspPolicy::read),
         security_headers: given(

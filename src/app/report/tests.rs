@@ -414,10 +414,7 @@ fn of_several_issuers_the_one_is_named_whose_tokens_were_seen() {
     let page = page_with(&[seen], &config);
     assert!(page.contains(":6: issuer[2].audiences") && !page.contains("issuer[1]"), "{page}");
     let unknown = page_with(&[opened("1", r#","would_refuse":"token_issuer""#)], &config);
-    assert!(
-        unknown.contains(":2: issuer[1].url") && unknown.contains(":5: issuer[2].url"),
-        "{unknown}"
-    );
+    assert!(unknown.contains(":2: issuer[1].url") && unknown.contains(":5: issuer[2].url"), "{unknown}");
 }
 
 #[test]
