@@ -10,4 +10,5 @@
 mod attacks;
 mod commands;
 mod harness;
+mod policies;
 mod sessions;

@@ -161,7 +161,11 @@ pub struct Client {
 
 impl Client {
     pub fn connect(address: SocketAddr, answered: Answered) -> Self {
-        let stream = TcpStream::connect(address).unwrap();
+        Self::over(TcpStream::connect(address).unwrap(), answered)
+    }
+
+    /// Over a connection that has been made already.
+    pub fn over(stream: TcpStream, answered: Answered) -> Self {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
 use serde_json::Value;
 use sidegate::app::drain::Control;
 use sidegate::app::{self, Log};
+use socket2::{Domain, Socket, Type};
 
 use super::client::Answered;
 use super::{Answer, Backend, Client, Frame, Handshake, Issuer, eventually};
@@ -125,6 +126,14 @@ impl Gate {
 
     pub fn client(&self) -> Client {
         Client::connect(self.address, Arc::clone(&self.answered))
+    }
+
+    /// A client that comes from this address of the loopback.
+    pub fn client_from(&self, source: Ipv4Addr) -> Client {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&self.address.into()).unwrap();
+        Client::over(socket.into(), Arc::clone(&self.answered))
     }
 
     /// Sends bytes on a connection of their own.
