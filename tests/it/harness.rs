@@ -4,16 +4,22 @@
 
 mod backend;
 mod client;
+mod folder;
+mod followed;
 mod gate;
 mod issuer;
+mod program;
 mod serving;
 
 use std::time::Duration;
 
 pub use backend::{Backend, Heard, Script};
-pub use client::{Answer, Client, Frame, Handshake, masked};
+pub use client::{Answer, Client, Frame, Handshake, masked, take_frames};
+pub use folder::Folder;
+pub use followed::Followed;
 pub use gate::{Config, Gate};
 pub use issuer::{Answers, Issuer, Key};
+pub use program::{Running, said, sidegate};
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(5);

@@ -8,6 +8,7 @@
 )]
 
 mod attacks;
+mod changing;
 mod commands;
 mod harness;
 mod policies;

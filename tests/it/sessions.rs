@@ -24,5 +24,5 @@ mod pressure;
 mod records;
 mod relay;
 mod shadow;
-mod wire;
+pub mod wire;
 mod write_timeout;

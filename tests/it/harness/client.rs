@@ -152,6 +152,11 @@ pub fn take_frame(buffer: &mut Vec<u8>) -> Option<Frame> {
     Some(Frame { first, payload })
 }
 
+/// All whole frames.
+pub fn take_frames(mut bytes: Vec<u8>) -> Vec<Frame> {
+    std::iter::from_fn(|| take_frame(&mut bytes)).collect()
+}
+
 /// A connection to the gate. What it reads is kept for the search for tokens at the end.
 pub struct Client {
     stream: TcpStream,

@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 
 use serde_json::Value;
 use sidegate::app::drain::Control;
+use sidegate::app::reload::Reloader;
 use sidegate::app::{self, Log};
 use socket2::{Domain, Socket, Type};
 
@@ -99,21 +100,33 @@ impl Gate {
     /// Serves, and has fetched the keys of every issuer.
     pub fn start(config: &Config) -> Self {
         let gate = Self::start_without_keys(config);
+        gate.await_keys();
+        gate
+    }
+
+    /// Waits for the keys of every issuer.
+    pub fn await_keys(&self) {
         eventually("the keys of every issuer", || {
-            let snapshot = gate.control.gate().snapshot.load_full();
+            let snapshot = self.control.gate().snapshot.load_full();
             let issuers = &snapshot.issuers;
             issuers.iter().all(|issuer| issuer.has_had_keys()).then_some(())
         });
-        gate
     }
 
     /// Serves, whether its issuers answer or not.
     pub fn start_without_keys(config: &Config) -> Self {
-        let text = config.text();
-        let loaded = app::config::read(&text, std::iter::empty());
+        Self::serve(&config.text(), None)
+    }
+
+    /// Serves; with a reloader it follows a file.
+    pub fn serve(text: &str, reloader: Option<Reloader>) -> Self {
+        let loaded = app::config::read(text, std::iter::empty());
         let config = loaded.config.unwrap_or_else(|| panic!("{:?}\n{text}", loaded.problems));
         let log = Log::to_memory(config.log);
-        let bound = app::bind(config, log.clone()).unwrap();
+        let mut bound = app::bind(config, log.clone()).unwrap();
+        if let Some(reloader) = reloader {
+            bound.watch(reloader);
+        }
         let address = bound.addresses()[0];
         let admin = bound.admin_addresses().0.unwrap();
         let control = bound.control();
