@@ -359,14 +359,7 @@ mod tests {
             ("x-forwarded-host", "a"),
             ("x-forwarded-port", "443"),
         ]);
-        let expected = |ignored| Peer {
-            address: ip("203.0.113.7"),
-            trusted: false,
-            proto: None,
-            host: None,
-            port: None,
-            ignored,
-        };
+        let expected = |ignored| Peer { ignored, ..Peer::at(ip("203.0.113.7")) };
         for (socket, trusted) in [
             ("203.0.113.7", proxies()),
             ("::ffff:203.0.113.7", proxies()),
