@@ -83,6 +83,13 @@ def seen_by(socket):
     return Seen(json.loads(socket.recv(timeout=10)))
 
 
+def talks(socket, user):
+    """Sends to a room of Channels, whoever else is in it, and hears it back."""
+    socket.send(json.dumps({"say": "still here"}))
+    while json.loads(socket.recv(timeout=5)) != {"by": user, "said": "still here"}:
+        pass
+
+
 def opens(part, path, token=None, by=by_header, **options):
     """Opens a socket, tells what the backend saw, closes it."""
     with open_socket(part, path, token, by, **options) as socket:

@@ -80,8 +80,14 @@ def room():
 
 
 @pytest.fixture
-def prometheus(logs, gate):
+def start_prometheus(logs):
+    """`with start_prometheus(gate) as prometheus`"""
     if not Prometheus.is_installed():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no prometheus (Debian: prometheus)")
-    with Prometheus(logs, gate.probes.removeprefix("http://")) as prometheus:
+    return lambda gate: Prometheus(logs, gate.probes.removeprefix("http://"))
+
+
+@pytest.fixture
+def prometheus(start_prometheus, gate):
+    with start_prometheus(gate) as prometheus:
         yield prometheus

@@ -3,15 +3,24 @@
 import json
 import os
 import re
+import secrets
 import string
 from contextlib import suppress
 
 import httpx
 
-from parts import HERE, ROOT, Part, free_port, http, wait_until
+from parts import HERE, ROOT, Mount, Part, free_port, http, wait_until
 
 BINARY = (ROOT / os.environ.get("SIDEGATE_BIN", "target/debug/sidegate")).resolve()
-DEFAULTS = {"connect_timeout": "1s", "refresh": "5m", "delay": "0s"}
+DEFAULTS = {
+    "connect_timeout": "1s",
+    "refresh": "5m",
+    "delay": "0s",
+    "listen": "trusted_proxies = []",
+    # All clients here have one address, and many are refused on purpose.
+    "limits": 'attempts_per_address = "off"',
+    "more": "",
+}
 
 
 class Gate(Part):
@@ -22,15 +31,19 @@ class Gate(Part):
         self.wait = wait
         self.keycloak = keycloak
         self.issuer = keycloak.issuer(realm)
-        self.ws = f"ws://127.0.0.1:{self.port}"
         probes_port = free_port()
         self.probes = f"http://127.0.0.1:{probes_port}"
+        admin_port = free_port()
+        self.admin_url = f"http://127.0.0.1:{admin_port}"
+        self.token = secrets.token_urlsafe()
+        token_file = self.log.with_suffix(".token")
+        token_file.write_text(f"{self.token}\n")
         template = string.Template((HERE / "gate.toml").read_text())
-        self.config = self.log.with_suffix(".toml")
-        self.config.write_text(template.substitute(
-            DEFAULTS | settings, port=self.port, admin_port=free_port(), probes_port=probes_port,
-            issuer=self.issuer, daphne=daphne.url, uvicorn=uvicorn.url,
+        self.mount = Mount(self.log.with_suffix(".d"), "gate.toml", template.substitute(
+            DEFAULTS | settings, port=self.port, admin_port=admin_port, probes_port=probes_port,
+            token_file=token_file, issuer=self.issuer, daphne=daphne.url, uvicorn=uvicorn.url,
         ))  # fmt: skip
+        self.config = self.mount.path
 
     def command(self):
         return [str(BINARY), "run", "--config", str(self.config)]
@@ -40,6 +53,24 @@ class Gate(Part):
 
     def probe(self, name):
         return http.get(f"{self.probes}/{name}")
+
+    def admin(self, method, path, **options):
+        """An operator's request."""
+        return http.request(method, f"{self.admin_url}{path}", headers={"Authorization": f"Bearer {self.token}"}, **options)
+
+    def sessions(self, **filters):
+        """Who is on it."""
+        return self.admin("GET", "/sessions", params=filters).json()["sessions"]
+
+    def edit(self, *changes, result="success"):
+        """Puts new text for old into its configuration, and waits until it says that it has seen it."""
+        text = self.config.read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, f"{text.count(old)} times in the configuration: {old}"
+            text = text.replace(old, new)
+        before = self.metric("config_reloads_total", result=result)
+        self.mount.write(text)
+        wait_until(lambda: self.metric("config_reloads_total", result=result) > before, f"a reload: {result}", 5)
 
     def metric(self, name, **labels):
         """The value of one series."""
@@ -78,6 +109,7 @@ class Gate(Part):
         self.stop()
         if failure is None:
             assert tokens_in(self.output() + metrics, self.keycloak) == []
+            assert self.token not in self.output()
             assert "panicked" not in self.output()
 
 

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 
 import httpx
@@ -47,6 +48,27 @@ def wait_until(condition, what, seconds=10):
 def _end_with_parent():
     pr_set_pdeathsig = 1  # even a killed pytest leaves no Keycloak behind
     _libc.prctl(pr_set_pdeathsig, signal.SIGTERM)
+
+
+class Mount:
+    """A folder with one file in it, as kubelet mounts a ConfigMap: `..data` points to the version in force,
+    is swapped for the next one, and the old one is gone."""
+
+    def __init__(self, folder, name, text):
+        self.path = folder / name
+        folder.mkdir()
+        self.path.symlink_to(f"..data/{name}")
+        self.write(text)
+
+    def write(self, text):
+        version = pathlib.Path(tempfile.mkdtemp(prefix="..", dir=self.path.parent))
+        (version / self.path.name).write_text(text)
+        data, beside = self.path.parent / "..data", self.path.parent / "..data_tmp"
+        old = data.resolve() if data.exists() else None
+        beside.symlink_to(version.name)
+        beside.rename(data)
+        if old:
+            shutil.rmtree(old)
 
 
 class Part:
@@ -124,6 +146,11 @@ class Daphne(Part):
 
     def is_up(self):
         return http.get(f"{self.url}/api/echo/").status_code == 200
+
+    def wait_until_left(self, path, code=1001):
+        """Until a consumer's disconnect has run; who is ended by the gate goes away with 1001."""
+        line = "left {}.{} with {}".format(*path.split("/")[2:4], code)
+        wait_until(lambda: f"{line}\n" in self.output(), f"the consumer's disconnect: {line}", 5)
 
 
 class Uvicorn(Part):

@@ -10,7 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from client import CARRIERS, PAGE, Seen, by_cookie, by_header, by_query, end_of, open_socket, opens, refusal, seen_by
-from parts import http, wait_until
+from parts import http
 from sso import encode
 
 MIB = 1 << 20
@@ -55,8 +55,7 @@ def test_close_codes_pass_in_both_directions(gate, daphne, alice, room):
     with open_socket(gate, room, alice.access) as socket:
         seen_by(socket)
         socket.close(4999, "bye")
-    name = room.split("/")[3]
-    wait_until(lambda: f"left chat.{name} with 4999" in daphne.output(), "the backend hears the client's code", 5)
+    daphne.wait_until_left(room, 4999)
 
 
 @pytest.mark.parametrize("authorization", ["Bearer opaque-key-of-the-api", "Basic YTpi", "Bearer a.b.c"])

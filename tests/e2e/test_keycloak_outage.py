@@ -31,6 +31,8 @@ def test_a_running_gate_serves_on_while_keycloak_is_stopped(gate, alice, unseen,
         seen_by(socket)
         socket.send(json.dumps({"say": "still here"}))
         assert json.loads(socket.recv(timeout=5))["said"] == "still here"
+    # Another configuration of the same issuer still has its keys.
+    gate.edit(('leeway = "1s"', 'leeway = "2s"'))
     assert opens(gate, ROOM, unseen).identity["x-auth-username"] == "alice"
     assert refusal(gate, ROOM, alice.id).reason == "token_type"
     assert gate.probe("readyz").status_code == 200

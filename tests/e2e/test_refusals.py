@@ -8,7 +8,7 @@ import pytest
 
 from client import CARRIERS, PAGE, by_header, end_of, open_socket, opens, refusal, seen_by
 from gate import tokens_in
-from parts import http, wait_until
+from parts import http
 from sso import claims, decode, encode, header, wait_until_expired, with_claims
 
 
@@ -140,8 +140,7 @@ def test_a_token_that_expires_closes_its_open_socket(gate, daphne, keycloak, roo
     line = gate.line(event="session_closed", request_id=socket.request_id)
     assert (line["reason"], line["code"], line["username"]) == ("token_expired", 4001, "bob")
     assert gate.metric("websocket_closes_total", reason="token_expired") == before + 1
-    name = room.split("/")[3]
-    wait_until(lambda: f"left chat.{name} with 1001" in daphne.output(), "the backend is told", 5)
+    daphne.wait_until_left(room)
     assert refusal(gate, room, token).reason == "token_expired"
 
 

@@ -4,6 +4,7 @@ the identity headers, and tells over the socket what it saw."""
 import asyncio
 import hashlib
 import json
+import secrets
 import tempfile
 
 import django
@@ -105,7 +106,31 @@ def failing(request):
     return HttpResponse("the backend's own words", status=418)
 
 
+def page_with(nonce, **headers):
+    return HttpResponse(f'<script nonce="{nonce}">chat()</script>', headers=headers)
+
+
+def page(request):
+    return page_with(request.headers.get("X-CSP-Nonce", ""))
+
+
+def page_with_its_own_policy(request):
+    nonce = secrets.token_urlsafe(18)
+    policy = f"default-src 'self'; script-src 'strict-dynamic' 'nonce-{nonce}'"
+    return page_with(nonce, **{"Content-Security-Policy": policy, "X-Frame-Options": "ALLOWALL"})
+
+
+def change(request):
+    """Changes something for whoever it is, and knows nothing of CSRF tokens."""
+    user = request.headers.get("X-Auth-Username")
+    print(f"{request.method} by {user}", flush=True)
+    return JsonResponse({"changed_by": user})
+
+
 urlpatterns = [
+    path("page/", page),
+    path("page/own/", page_with_its_own_policy),
+    path("settings/", change),
     path("api/echo/", echo),
     path("api/me/", echo),
     path("api/upload/", upload),
