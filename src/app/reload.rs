@@ -3,8 +3,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
@@ -14,7 +12,6 @@ use super::drain::Control;
 use super::feed::LOOK;
 use crate::base::clock::Unix;
 use crate::base::effective::Effective;
-use crate::base::reject::Reason;
 use crate::base::section::Problem;
 use crate::io::files::Watched;
 use crate::io::jwks::Source;
@@ -203,11 +200,7 @@ fn judge_again(gate: &Gate, snapshot: &Snapshot) -> usize {
     for entry in gate.sessions.matching(|_| true) {
         let facts = entry.subject.who.facts.as_deref();
         let revoked = facts.map_or(Ok(()), |facts| gate.blacklist.check(facts, now));
-        let expires = entry.expires.load(Ordering::Relaxed);
-        let ended = expires > 0 && Duration::from_millis(expires) <= now.0;
-        // It has outlived its token in shadow mode.
-        let revoked = if ended { Err(Reason::TokenExpired) } else { revoked };
-        match judge::again(snapshot, &entry.subject, revoked) {
+        match judge::again(snapshot, &entry.subject, revoked, now) {
             Ok(None) => {}
             Ok(Some(reason)) => gate.recorder.would_refuse(reason),
             Err(reason) => closed += usize::from(entry.switch.end(reason, now)),

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -15,7 +14,6 @@ use tokio::time::Instant;
 use super::judge::{self, Judged};
 use super::plan::{Auth, Gate, Guest, HttpToken, OnUserLimit, Plan, Snapshot, Who};
 use super::refuse::switching;
-use super::session::OnExpiry;
 use super::visit::Visit;
 use crate::base::clock::Unix;
 use crate::base::reject::{Reason, Reject};
@@ -407,8 +405,7 @@ fn agreement(head: &Parts, plan: &Plan, mut answered: HeaderMap) -> Response<()>
 
 /// When the session ends with its token.
 fn expiry(plan: &Plan, bearer: Option<&Bearer>) -> Option<Instant> {
-    let bearer = bearer.filter(|_| plan.session.on_expiry == OnExpiry::Close)?;
-    let slack = bearer.issuer.policy.leeway.max(plan.session.expiry_grace);
-    let end = Duration::try_from_secs_f64(bearer.facts.exp?).ok()? + slack;
+    let bearer = bearer?;
+    let end = plan.session.good_until(&bearer.issuer.policy, &bearer.facts)?;
     Some(Instant::now() + end.saturating_sub(Unix::now().0))
 }

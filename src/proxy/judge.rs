@@ -217,6 +217,7 @@ pub fn again(
     snapshot: &Snapshot,
     guest: &Guest,
     revoked: Result<(), Reason>,
+    now: Unix,
 ) -> Result<Option<Reason>, Reason> {
     let settings = &snapshot.settings;
     let mut request = http::Request::builder().uri(&*guest.path);
@@ -232,7 +233,7 @@ pub fn again(
     let visit = Visit { head: &head, host: &guest.host, peer, noted: None };
     let mut judged = upgrade(settings, visit, &mut Trace::Off).map_err(|(reason, _)| reason)?;
     guest.shadow.store(judged.plan.shadow, Ordering::Relaxed);
-    let verdict = again_with_token(snapshot, guest, visit, &judged).and(revoked);
+    let verdict = again_with_token(snapshot, guest, visit, &judged, now).and(revoked);
     judged.leniency.apply(verdict)?;
     Ok(judged.leniency.first)
 }
@@ -242,11 +243,18 @@ fn again_with_token(
     guest: &Guest,
     visit: Visit<'_>,
     judged: &Judged,
+    now: Unix,
 ) -> Result<(), Reason> {
     let verified = match &guest.who.facts {
         _ if wants_token(&judged.plan, Kind::Upgrade).is_none() => None,
         Some(facts) => {
             let issuer = snapshot.issuer(facts.iss()).ok_or(Reason::TokenIssuer)?;
+            // Its own clock has ended all that are not in shadow mode.
+            let ends =
+                guest.who.plan.as_ref().and_then(|plan| plan.session.good_until(&issuer.policy, facts));
+            if ends.is_some_and(|end| now.0 >= end) {
+                return Err(Reason::TokenExpired);
+            }
             Some(Verified { facts, issuer, from_cookie: guest.from_cookie })
         }
         None if judged.plan.auth == Auth::Required => return Err(Reason::TokenMissing),

@@ -17,6 +17,7 @@ use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Grace, Span, words};
+use crate::policy::claims::{Facts, IssuerPolicy};
 use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
 use crate::state::permits::Slot;
 use crate::state::sessions::{Entry, Registration, Subject};
@@ -48,6 +49,12 @@ impl Default for SessionSettings {
 }
 
 impl SessionSettings {
+    /// Until when a session may live by a token, since the epoch; `None` = the token does not end it.
+    pub fn good_until(&self, issuer: &IssuerPolicy, token: &Facts) -> Option<Duration> {
+        let exp = token.exp.filter(|_| self.on_expiry == OnExpiry::Close)?;
+        Some(Duration::try_from_secs_f64(exp).ok()? + issuer.leeway.max(self.expiry_grace))
+    }
+
     /// Reads the section; what it does not give is inherited.
     pub fn read(section: &Section<'_>, inherited: &Self) -> Self {
         let time =
