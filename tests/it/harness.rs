@@ -14,7 +14,7 @@ mod serving;
 use std::time::Duration;
 
 pub use backend::{Backend, Heard, Script};
-pub use client::{Answer, Client, Frame, Handshake, masked, take_frames};
+pub use client::{Answer, Client, Frame, Handshake, masked, take_frame, take_frames};
 pub use folder::Folder;
 pub use followed::Followed;
 pub use gate::{Config, Gate};

@@ -11,5 +11,6 @@ mod attacks;
 mod changing;
 mod commands;
 mod harness;
+mod operating;
 mod policies;
 mod sessions;

@@ -149,6 +149,11 @@ impl Gate {
         Client::over(socket.into(), Arc::clone(&self.answered))
     }
 
+    /// A connection to the admin listener.
+    pub fn operator(&self) -> Client {
+        Client::connect(self.admin, Arc::clone(&self.answered))
+    }
+
     /// Sends bytes on a connection of their own.
     pub fn send(&self, bytes: &[u8]) -> Client {
         let mut client = self.client();
