@@ -17,8 +17,8 @@ use crate::keys;
 
 /// The body of every page.
 pub(crate) const PAGE: [u8; 1024] = [b'x'; 1024];
-/// Each peer takes one of these ports, the gate two.
-const NAMES: [&str; 5] = ["S", "ADMIN", "H", "N", "F"];
+/// Each peer takes one of these ports, the gate two; `POLICY` and `RULE` are gates that the bench starts itself.
+const NAMES: [&str; 7] = ["S", "ADMIN", "H", "N", "F", "POLICY", "RULE"];
 const MAX_HEAD: usize = 32 * 1024;
 const BACKLOG: u32 = 4096;
 

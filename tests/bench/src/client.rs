@@ -5,15 +5,20 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 
 use crate::backend::{PAGE, accept, field, head_end};
 use crate::frame::{self, Header};
 
+/// The close code of a token that is not good.
+const REVOKED: u16 = 4001;
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 const HOST: &str = "chat.example.com";
+/// What a page of that host sends along.
+const ORIGIN: &str = "Origin: https://chat.example.com\r\n";
 /// Of one whole job: no peer may hang the bench.
 const PATIENCE: Duration = Duration::from_mins(1);
 
@@ -47,8 +52,17 @@ pub(crate) struct Socket {
 impl Socket {
     /// `seed` makes the `Sec-WebSocket-Key`.
     pub(crate) async fn open(port: u16, token: &str, seed: usize) -> io::Result<Self> {
+        Self::open_with(port, token, seed, "").await
+    }
+
+    /// As a browser opens it.
+    pub(crate) async fn open_from_page(port: u16, token: &str, seed: usize) -> io::Result<Self> {
+        Self::open_with(port, token, seed, ORIGIN).await
+    }
+
+    async fn open_with(port: u16, token: &str, seed: usize, headers: &str) -> io::Result<Self> {
         let key = STANDARD.encode((seed as u128 ^ 0x5851_F42D_4C95_7F2D_1405_7B7E_F767_814F).to_le_bytes());
-        let (stream, head, buffer) = upgrade(port, token, &key).await?;
+        let (stream, head, buffer) = upgrade(port, token, &key, headers).await?;
         if status(&head) != Some(101) {
             return wrong(format!("expected 101, got {}", head.lines().next().unwrap_or_default()));
         }
@@ -70,6 +84,18 @@ impl Socket {
         match self.stream.read_buf(&mut self.buffer).await? {
             0 if self.buffer.is_empty() => Ok(()),
             _ => wrong("bytes after the Close"),
+        }
+    }
+
+    /// When the gate closes it because its token is revoked.
+    pub(crate) async fn revoked(mut self) -> io::Result<Instant> {
+        let header = self.receive().await?;
+        let now = Instant::now();
+        let mut close = REVOKED.to_be_bytes().to_vec();
+        close.extend_from_slice(b"token_revoked");
+        match self.buffer.get(header.size..header.whole()) {
+            Some(payload) if header.opcode == frame::CLOSE && payload == close => Ok(now),
+            _ => wrong("a revoked socket got something else than its Close"),
         }
     }
 
@@ -144,15 +170,20 @@ impl Message {
 
 /// The status that a peer answers an upgrade with.
 pub(crate) async fn verdict(port: u16, token: &str) -> io::Result<u16> {
-    let (_, head, _) = upgrade(port, token, "dGhlIHNhbXBsZSBub25jZQ==").await?;
+    let (_, head, _) = upgrade(port, token, "dGhlIHNhbXBsZSBub25jZQ==", "").await?;
     status(&head).ok_or_else(|| io::Error::other("an answer without a status"))
 }
 
-async fn upgrade(port: u16, token: &str, key: &str) -> io::Result<(TcpStream, String, Vec<u8>)> {
+async fn upgrade(
+    port: u16,
+    token: &str,
+    key: &str,
+    headers: &str,
+) -> io::Result<(TcpStream, String, Vec<u8>)> {
     let mut stream = connect(port).await?;
     let request = format!(
         "GET /ws/chat HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n\
-         Sec-WebSocket-Version: 13\r\nUser-Agent: bench\r\nAuthorization: Bearer {token}\r\n\r\n"
+         Sec-WebSocket-Version: 13\r\nUser-Agent: bench\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
     );
     stream.write_all(request.as_bytes()).await?;
     let mut buffer = Vec::with_capacity(1024);
@@ -199,7 +230,10 @@ async fn connect(port: u16) -> io::Result<TcpStream> {
 }
 
 /// Takes the head out of the buffer and leaves there what came after it.
-async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<String> {
+pub(crate) async fn read_head(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+) -> io::Result<String> {
     loop {
         if let Some(end) = head_end(buffer) {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
@@ -213,6 +247,6 @@ async fn read_head(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<S
     }
 }
 
-fn status(head: &str) -> Option<u16> {
+pub(crate) fn status(head: &str) -> Option<u16> {
     head.split(' ').nth(1)?.parse().ok()
 }

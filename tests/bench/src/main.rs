@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! load backend DIR                       serve; writes DIR/{key.der,public.pem} and, when ready, DIR/ports
-//! load bench DIR [--quick] [--only TEXT] [--idle N] --direct PORT LETTER=PORT,PID…
-//!                                           measure these peers, print the table
+//! load bench DIR [--quick] [--only TEXT] [--idle N] [--policy N] --direct PORT LETTER=PORT,PID…
+//!                                           measure these peers, and gates that DIR/gate starts; print the table
 //! ```
 //! `run` starts both, and the peers between them.
 
 mod backend;
 mod client;
 mod frame;
+mod gate;
 mod keys;
+mod policy;
 mod proc;
 mod rows;
 mod table;
@@ -21,8 +23,7 @@ use std::process::ExitCode;
 
 use rows::{Options, Peer};
 
-const USAGE: &str =
-    "usage: load backend DIR | load bench DIR [--quick] [--only TEXT] [--idle N] --direct PORT LETTER=PORT,PID...";
+const USAGE: &str = "usage: load backend DIR | load bench DIR [--quick] [--only TEXT] [--idle N] [--policy N] --direct PORT LETTER=PORT,PID...";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -53,13 +54,22 @@ fn failed(error: &io::Error) -> ExitCode {
 }
 
 fn options(dir: &str, words: &[&str]) -> Option<Options> {
-    let mut options = Options { dir: dir.into(), quick: false, only: None, idle: 5000, direct: 0, peers: Vec::new() };
+    let mut options = Options {
+        dir: dir.into(),
+        quick: false,
+        only: None,
+        idle: 5000,
+        policy: None,
+        direct: 0,
+        peers: Vec::new(),
+    };
     let mut words = words.iter();
     while let Some(&word) = words.next() {
         match word {
             "--quick" => options.quick = true,
             "--only" => options.only = Some((*words.next()?).to_owned()),
             "--idle" => options.idle = words.next()?.parse().ok()?,
+            "--policy" => options.policy = Some(words.next()?.parse().ok()?),
             "--direct" => options.direct = words.next()?.parse().ok()?,
             _ => options.peers.push(peer(word)?),
         }

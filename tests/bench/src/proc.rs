@@ -18,14 +18,23 @@ pub(crate) fn cpu(pid: u32) -> io::Result<u64> {
 
 /// Bytes resident. From `smaps_rollup`, which counts pages: `VmRSS` is off by up to hundreds of KiB.
 pub(crate) fn rss(pid: u32) -> io::Result<u64> {
-    let mut sum = 0;
-    for process in family(pid)? {
-        let text = fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap_or_default();
-        let kib: u64 = line.trim().trim_end_matches(" kB").parse().map_err(io::Error::other)?;
-        sum += kib * 1024;
-    }
-    Ok(sum)
+    family(pid)?.into_iter().map(|process| bytes(&format!("/proc/{process}/smaps_rollup"), "Rss:")).sum()
+}
+
+/// The most bytes that a single process has had resident since [`forget_peak`].
+pub(crate) fn peak(pid: u32) -> io::Result<u64> {
+    bytes(&format!("/proc/{pid}/status"), "VmHWM:")
+}
+
+pub(crate) fn forget_peak(pid: u32) -> io::Result<()> {
+    fs::write(format!("/proc/{pid}/clear_refs"), "5")
+}
+
+fn bytes(path: &str, name: &str) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+    let kib: u64 = line.trim().trim_end_matches(" kB").parse().map_err(io::Error::other)?;
+    Ok(kib * 1024)
 }
 
 fn family(pid: u32) -> io::Result<Vec<u32>> {

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::client::{Message, Pages, Socket, at_once, verdict, wrong};
 use crate::keys::{Claims, Signer};
+use crate::policy;
 use crate::proc;
 use crate::table::{self, Line};
 
@@ -17,9 +18,17 @@ pub(crate) struct Options {
     pub(crate) only: Option<String>,
     /// Open sockets of the memory rows.
     pub(crate) idle: usize,
+    /// Open sockets of the rows of revocation; `None` = there is no gate for the rows of policy.
+    pub(crate) policy: Option<usize>,
     /// The backend's own port: what a peer's latency is added to.
     pub(crate) direct: u16,
     pub(crate) peers: Vec<Peer>,
+}
+
+impl Options {
+    pub(crate) fn wants(&self, row: &str) -> bool {
+        self.only.as_ref().is_none_or(|text| row.contains(text))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -74,10 +83,10 @@ const ROWS: [Row; 8] = [
 const ROUNDS: usize = 9;
 const QUICK_ROUNDS: usize = 3;
 /// Handshakes under way at once.
-const LANES: usize = 64;
+pub(crate) const LANES: usize = 64;
 /// What a peer does after the client's last byte (its own close, its log) belongs to the sample.
 const SETTLE: Duration = Duration::from_millis(40);
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// Peers that verify tokens, so must refuse bad ones.
 const VERIFYING: [char; 2] = ['S', 'H'];
 
@@ -91,7 +100,7 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
     let (rounds, share) = if options.quick { (QUICK_ROUNDS, 4) } else { (ROUNDS, 1) };
     let unseen: usize = ROWS
         .iter()
-        .filter(|row| matches!(row.work, Work::Handshakes { unseen: true }))
+        .filter(|row| options.wants(row.name) && matches!(row.work, Work::Handshakes { unseen: true }))
         .map(|row| row.operations / share * (rounds + 1))
         .sum();
     let mut signer = Signer::load(&options.dir)?;
@@ -116,12 +125,15 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
     }
 
     let mut lines = Vec::new();
-    for row in ROWS.iter().filter(|row| options.only.as_ref().is_none_or(|text| row.name.contains(text))) {
+    for row in ROWS.iter().filter(|row| options.wants(row.name)) {
         let line = measure(row, rounds, share, &options, &tokens).await?;
         eprintln!("{}", line.spread('S').or_else(|| line.spread('N')).unwrap_or_default());
         lines.push(line);
     }
     lines.extend(memory);
+    if let Some(sockets) = options.policy {
+        lines.extend(policy::lines(&options, sockets, &mut signer).await?);
+    }
     print!("{}", table::markdown(&lines, &options.peers.iter().map(|peer| peer.letter).collect::<Vec<_>>()));
     Ok(())
 }

@@ -51,17 +51,19 @@ impl Line {
         Some(format!("≤ {mark}{against}{verdict}"))
     }
 
-    /// Lowest, median and highest ratio of one peer, to see how far to trust them.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Lowest, median and highest ratio of one peer, or value if there is no ratio: to see how far to trust them.
     pub(crate) fn spread(&self, peer: char) -> Option<String> {
-        let mut ratios = self.ratios(peer)?;
-        ratios.sort_unstable_by(f64::total_cmp);
-        let (low, high) = (ratios.first()?, ratios.last()?);
-        Some(format!(
-            "{}: {peer}/{} {low:.2} … {:.2} … {high:.2}",
-            self.name,
-            self.against?,
-            median(&ratios)?
-        ))
+        let (mut all, what) = match self.against {
+            Some(against) => (self.ratios(peer)?, format!("{peer}/{against}")),
+            None => (self.samples.get(&peer)?.clone(), format!("{peer}, {},", self.unit)),
+        };
+        all.sort_unstable_by(f64::total_cmp);
+        let (low, high) = (all.first()?, all.last()?);
+        Some(format!("{}: {what} {low:.2} … {:.2} … {high:.2}", self.name, median(&all)?))
     }
 }
 
