@@ -18,6 +18,7 @@ use crate::io::jwks::Source;
 use crate::io::listener;
 use crate::proxy::judge;
 use crate::proxy::plan::{Gate, Snapshot};
+use crate::state::sessions::Subject as _;
 use crate::telemetry::logging::{Level, Log, LogSettings};
 
 /// What a running gate cannot change.
@@ -202,7 +203,10 @@ fn judge_again(gate: &Gate, snapshot: &Snapshot) -> usize {
         let revoked = facts.map_or(Ok(()), |facts| gate.blacklist.check(facts, now));
         match judge::again(snapshot, &entry.subject, revoked, now) {
             Ok(None) => {}
-            Ok(Some(reason)) => gate.recorder.would_refuse(reason),
+            Ok(Some(reason)) => {
+                entry.subject.note(reason);
+                gate.recorder.would_refuse(reason);
+            }
             Err(reason) => closed += usize::from(entry.switch.end(reason, now)),
         }
     }

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -265,6 +265,7 @@ async fn admit(
         from_cookie: verdict.bearer.as_ref().is_some_and(|bearer| bearer.from_cookie),
         headers: plan.rule.reads_headers().then(|| Box::new(visit.head.headers.clone())),
         shadow: plan.shadow.into(),
+        noted: AtomicU8::new(0),
     };
     let registration = gate.sessions.register(guest, Places { all, address, user: None });
     // From here on whoever ends sessions reaches this one too; and what was revoked before, or by whoever

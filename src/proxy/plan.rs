@@ -2,12 +2,13 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use http::HeaderMap;
 
+use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Count, Rate, Span, words};
 use crate::io::dial::Endpoint;
@@ -384,6 +385,8 @@ pub struct Guest {
     pub headers: Option<Box<HeaderMap>>,
     /// Whether its route is in shadow mode now.
     pub shadow: AtomicBool,
+    /// What would have ended it, by its number + 1.
+    pub noted: AtomicU8,
 }
 
 impl Describe for Guest {
@@ -399,5 +402,14 @@ impl Subject for Guest {
 
     fn is_shadow(&self) -> bool {
         self.shadow.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, reason: Reason) {
+        self.noted.store(reason as u8 + 1, Ordering::Relaxed);
+    }
+
+    fn noted(&self) -> Option<Reason> {
+        let number = self.noted.load(Ordering::Relaxed).checked_sub(1)?;
+        Reason::ALL.get(usize::from(number)).copied()
     }
 }

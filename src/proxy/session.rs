@@ -142,7 +142,9 @@ impl<T: Subject> Session<T> {
     }
 
     fn watch(&self) -> Watch<'_> {
-        Watch { limits: &self.frames, metrics: &self.record.recorder().metrics, shadow: self.shadow }
+        let metrics = &self.record.recorder().metrics;
+        let switch = self.registration.as_ref().map(|place| &place.entry.switch);
+        Watch { limits: &self.frames, metrics, shadow: self.shadow, switch }
     }
 
     fn close_timeout(&self) -> Duration {
@@ -181,11 +183,6 @@ impl<T: Subject> Session<T> {
         }
         // The backend first: its Close is still read when it no longer takes anything.
         for sender in [Sender::Backend, Sender::Client] {
-            // Once it is to end not one byte more of the client passes.
-            if sender == Sender::Client && self.has_ended() {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             let ended = match sender {
                 Sender::Backend => self.poll_half(cx, sender, relay, backend, client),
                 Sender::Client => self.poll_half(cx, sender, relay, client, backend),
@@ -232,10 +229,6 @@ impl<T: Subject> Session<T> {
             let now = u64::try_from(Unix::now().0.as_millis()).unwrap_or_default();
             counters.last_data.store(now, Ordering::Relaxed);
         }
-    }
-
-    fn has_ended(&self) -> bool {
-        self.registration.as_ref().is_some_and(|place| place.entry.switch.has_ended())
     }
 
     /// Whether its route is in shadow mode now.
@@ -342,6 +335,9 @@ impl<T: Subject> Session<T> {
         if let (Some(since), Reason::TokenRevoked | Reason::UserRevoked) = (ended.since, ended.reason) {
             let took = Unix::now().0.saturating_sub(since.0);
             self.record.recorder().metrics.revoked_after(took);
+        }
+        if let Some(reason) = self.registration.as_ref().and_then(|place| place.entry.subject.noted()) {
+            self.record.note(reason);
         }
         self.registration = None;
         let traffic = Traffic {

@@ -17,6 +17,7 @@ use crate::policy::frame::{
     Budget, Compression, Counts, FrameLimits, Kind, MAX_CONTROLS_PER_SECOND, MAX_HEADER, Scan, Scanner,
     Sender, Stop, Window,
 };
+use crate::state::sessions::Switch;
 use crate::telemetry::metrics::Metrics;
 
 /// One read at most: larger reads save system calls, smaller ones memory that is shared anyway.
@@ -77,6 +78,8 @@ pub struct Watch<'a> {
     pub metrics: &'a Metrics,
     /// Report instead of stopping.
     pub shadow: bool,
+    /// Once it is thrown the client is no longer read.
+    pub switch: Option<&'a Switch>,
 }
 
 const UNLIMITED: FrameLimits =
@@ -242,6 +245,10 @@ impl Half {
             }
             if let Some(stop) = self.stop {
                 return Poll::Ready(Event::Stopped(stop));
+            }
+            if self.sender == Sender::Client && watch.switch.is_some_and(Switch::has_ended) {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
             if moved >= TURN {
                 cx.waker().wake_by_ref();

@@ -80,6 +80,7 @@ pub fn replace_file<T: Subject>(
         for entry in sessions.matching(|entry| revoked(entry).is_some()) {
             let Some(reason) = revoked(&entry) else { continue };
             if entry.subject.is_shadow() {
+                entry.subject.note(reason);
                 read.shadowed.push(reason);
             } else {
                 read.closed += usize::from(entry.switch.end(reason, now));
@@ -100,6 +101,9 @@ fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> (u
         Kind::Jti | Kind::Sid | Kind::Before => sessions.matching(named),
     };
     let (shadowed, live): (Vec<_>, Vec<_>) = named.into_iter().partition(|entry| entry.subject.is_shadow());
+    for entry in &shadowed {
+        entry.subject.note(selector.kind.reason());
+    }
     let closed = live.iter().filter(|entry| entry.switch.end(selector.kind.reason(), now)).count();
     (closed, shadowed.len())
 }

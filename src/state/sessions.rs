@@ -68,6 +68,9 @@ pub trait Subject: Describe {
     fn facts(&self) -> Option<&Facts>;
     /// Nothing of it is ever closed for a policy's sake.
     fn is_shadow(&self) -> bool;
+    /// In shadow mode: what would have ended it.
+    fn note(&self, reason: Reason);
+    fn noted(&self) -> Option<Reason>;
 }
 
 /// What a session takes away from others while it lives.
@@ -291,6 +294,10 @@ mod tests {
         }
         fn is_shadow(&self) -> bool {
             self.shadow
+        }
+        fn note(&self, _: Reason) {}
+        fn noted(&self) -> Option<Reason> {
+            None
         }
     }
 

@@ -103,6 +103,11 @@ impl<W: Describe> SessionRecord<W> {
     /// A session in shadow mode would have been closed.
     pub fn would_close(&mut self, reason: Reason) {
         self.recorder.would_refuse(reason);
+        self.note(reason);
+    }
+
+    /// For the line: somebody else has counted it.
+    pub fn note(&mut self, reason: Reason) {
         self.shadow = self.shadow.or(Some(reason));
     }
 

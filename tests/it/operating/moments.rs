@@ -89,7 +89,6 @@ fn accept(listener: &TcpListener) -> TcpStream {
 }
 
 #[test]
-#[ignore = "defect: the switch is looked at once per turn of up to 256 KiB: what a busy client says after the answer to its revocation still reaches the backend"]
 fn what_a_busy_client_says_after_the_answer_does_not_pass() {
     /// The smallest frames there are, less of them than a turn takes: it takes its time, and goes on.
     const BURST: usize = 32 * 1024;

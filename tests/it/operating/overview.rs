@@ -134,7 +134,6 @@ fn urls_with_passwords_are_refused_and_not_repeated() {
 }
 
 #[test]
-#[ignore = "defect: in a list the passwords of all URLs but the first are told, and those that a problem quotes itself"]
 fn passwords_in_lists_of_urls_are_not_repeated_either() {
     for line in [
         "allow = ['https://user:hunter2@a.example']",

@@ -227,7 +227,6 @@ fn unknown_parameters_of_the_list_are_400() {
 }
 
 #[test]
-#[ignore = "defect: POST and DELETE /revocations, /limits, /config and /drain ignore their query: \"?dry_run=true\" revokes and drains"]
 fn a_parameter_that_is_not_known_is_400_everywhere_and_nothing_is_done() {
     let desk = Desk::new();
     let mut live = desk.open(&desk.token_of("alice"));
@@ -246,7 +245,6 @@ fn a_parameter_that_is_not_known_is_400_everywhere_and_nothing_is_done() {
 }
 
 #[test]
-#[ignore = "defect: a member that occurs twice is not refused, the last one silently counts"]
 fn a_member_that_occurs_twice_is_400() {
     let desk = Desk::new();
     for body in [
