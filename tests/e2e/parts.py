@@ -15,8 +15,8 @@ import httpx
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-# trust_env: a proxy of the environment must not come between us and loopback.
-http = httpx.Client(trust_env=False, timeout=10)
+# trust_env: a proxy of the environment must not come between us and loopback. Keycloak makes RSA keys slowly.
+http = httpx.Client(trust_env=False, timeout=30)
 _libc = ctypes.CDLL(None)
 _given = set()
 

@@ -133,7 +133,8 @@ def test_an_empty_file_half_a_file_and_no_file_change_nothing(start_gate, bob, r
             failures(number)
         gate.config.unlink()
         failures(4)
-        assert str(gate.config) in gate.lines(event="config_reload_refused")[-1]["message"]
+        last = lambda: gate.lines(event="config_reload_refused")[-1]["message"]
+        wait_until(lambda: str(gate.config) in last(), "the file that is missing in the log", 5)
         assert gate.process.poll() is None
         talks(socket, "bob")
         assert opens(gate, room, bob.access)
