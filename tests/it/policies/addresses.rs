@@ -86,6 +86,7 @@ fn of_fifty_at_once_no_more_than_the_limit_get_in() {
         sent.into_iter().map(|sent| sent.join().unwrap()).collect()
     });
     eventually("the refusals", || (scene.gate.refused("address_sessions_exceeded") == 47).then_some(()));
+    scene.backend.request(2);
     assert_eq!(scene.backend.connections(), 3);
     scene.backend.release();
     let statuses: Vec<u16> = clients.iter_mut().map(|client| client.head().status).collect();

@@ -109,7 +109,7 @@ fn upgrades_and_plain_requests_are_counted_together_by_all_workers_and_on_one_co
 #[test]
 fn what_never_became_a_request_counts_against_who_sent_it() {
     let scene = Scene::with(|config| {
-        let config = config.set("listen.header_timeout", "'500ms'").set("listen.header_size", "'8KiB'");
+        let config = config.set("listen.header_timeout", "'800ms'").set("listen.header_size", "'8KiB'");
         limited(config)
     });
     let long = format!("GET / HTTP/1.1\r\nHost: a\r\nX-Long: {}\r\n\r\n", "x".repeat(20_000));
@@ -260,7 +260,7 @@ fn a_ban_ends_with_its_window_whoever_knocks_meanwhile() {
     eventually("the ban", || (knock() == 429).then_some(()));
     // Were the refusals of the banned counted, it would never end.
     eventually("its end", || (knock() == 401).then_some(()));
-    assert!(scene.gate.refused("attempts_exceeded") > 10, "{}", scene.gate.refused("attempts_exceeded"));
+    assert!(scene.gate.refused("attempts_exceeded") > 2, "nobody knocked");
     scene.backend.assert_never_heard();
     eventually("the next one", || (knock() == 429).then_some(()));
     eventually("the end of that", || (!is_banned(&scene, "203.0.113.7")).then_some(()));

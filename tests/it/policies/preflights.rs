@@ -75,6 +75,17 @@ fn without_cors_a_preflight_is_the_backends_business_and_nobodys() {
 }
 
 #[test]
+#[ignore = "defect: [http] token = \"strip\" does not hold for preflights, whose target has the token of the request to come"]
+fn a_preflight_leaves_its_token_here_where_tokens_are_stripped() {
+    let scene = Scene::with(|config| routes(config).set("http.token", "'strip'"));
+    let target = format!("/api/x?a=1&token={}", scene.issuer.good_token());
+    assert_eq!(scene.ask("OPTIONS", &target, &[PAGE, ASKS, &scene.bearer()]).status, 200);
+    let heard = scene.backend.request(0);
+    assert_eq!(heard.line(), "OPTIONS /api/x?a=1 HTTP/1.1");
+    assert_eq!(heard.header("authorization"), None);
+}
+
+#[test]
 fn what_only_looks_like_a_preflight_needs_its_token() {
     for with_cors in [false, true] {
         let scene = Scene::with(|config| {

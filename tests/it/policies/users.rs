@@ -113,6 +113,7 @@ fn of_fifty_at_once_no_more_than_the_limit_get_in() {
             sent.into_iter().map(|sent| sent.join().unwrap()).collect()
         });
         eventually("the refusals", || (scene.gate.refused("user_sessions_exceeded") == 47).then_some(()));
+        scene.backend.request(2);
         assert_eq!(scene.backend.connections(), 3);
         scene.backend.release();
         let mut live = 0;
@@ -221,5 +222,10 @@ fn in_shadow_mode_nobody_is_refused_or_closed_and_it_is_told() {
         live.iter_mut().for_each(Gate::assert_echo);
         assert_eq!(scene.gate.sessions(), 3);
         assert_eq!(scene.gate.refused("user_sessions_exceeded"), 2);
+        // Nor does one in shadow mode close one where it is enforced.
+        live.push(scene.gate.open(&scene.of("bob", "/enforced/")));
+        live.push(scene.gate.open(&scene.of("bob", "/ws/")));
+        assert_eq!(scene.would_refuse("user_sessions_exceeded"), 3, "{way}");
+        live.iter_mut().for_each(Gate::assert_echo);
     }
 }
