@@ -294,8 +294,7 @@ async fn judged(
     who.plan = Some(Arc::clone(&judged.plan));
     // Without a policy of ours a preflight is the backend's business; it never has a token.
     if cors::is_preflight(visit.head) {
-        let rewrite = crate::policy::bearer::Rewrite::default();
-        return Ok(handshake::Verdict { judged, bearer: None, rewrite });
+        return Ok(handshake::Verdict::unasked(visit.head, judged));
     }
     let (kind, trace) = (Kind::Plain, &mut Trace::Off);
     let mut verdict = handshake::authenticate(snapshot, visit, kind, judged, who, trace).await?;

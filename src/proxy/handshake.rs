@@ -89,6 +89,18 @@ pub struct Verdict {
     pub rewrite: Rewrite,
 }
 
+impl Verdict {
+    /// On a plain request that needs no token; where one would be taken away it is taken away.
+    pub fn unasked(head: &Parts, judged: Judged) -> Self {
+        let plan = &judged.plan;
+        let rewrite = match judge::wants_token(plan, Kind::Plain) {
+            Some(_) => bearer::rewrite(head, &plan.token, delivery(plan, Kind::Plain), None),
+            None => Rewrite::default(),
+        };
+        Self { judged, bearer: None, rewrite }
+    }
+}
+
 /// Looks for the token, verifies it, and judges. What is learned on the way goes into `who`.
 pub async fn authenticate(
     snapshot: &Snapshot,
