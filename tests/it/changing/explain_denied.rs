@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::super::harness::{Backend, Config, Gate, Handshake, Issuer, Key, eventually, now};
+use super::super::harness::{Backend, Config, Gate, Handshake, Issuer, Key, now};
 use super::explain::{Explained, explain, file, place};
 use super::outcome;
 
@@ -101,13 +101,32 @@ fn it_says_of_every_request_what_the_gate_does() {
         let failed = told.steps().into_iter().find(|step| step.starts_with("FAILED"));
         assert_eq!(failed.is_some(), *expected != "allowed" || *target == "/shadow/", "{}", told.out);
         if let Some(failed) = failed.filter(|_| *target != "/shadow/") {
-            assert_eq!(failed.split(' ').nth(1), Some(*expected));
+            assert!(checks(expected).contains(&&failed[7..]), "{expected}: {}", told.out);
         }
     }
 }
 
+/// The checks that deny for this reason.
+fn checks(reason: &str) -> &'static [&'static str] {
+    match reason {
+        "route_unknown" => &["route"],
+        "address_denied" => &["address"],
+        "origin_denied" => &["origin"],
+        "token_missing" => &["token"],
+        "token_malformed" => &["form", "issuer"],
+        "token_issuer" => &["issuer"],
+        "token_algorithm" | "token_key_unknown" | "token_signature" => &["signature"],
+        "token_expired" | "token_not_yet_valid" => &["time"],
+        "token_claim_missing" => &["issuer", "time"],
+        "token_audience" => &["audience"],
+        "token_type" => &["type"],
+        "token_client" => &["client"],
+        "rule_denied" => &["rule"],
+        _ => &[],
+    }
+}
+
 #[test]
-#[ignore = "defect: Facts::of is no step of the trace: a denial without a check that failed"]
 fn a_claim_of_the_wrong_type_is_told_as_a_check_that_failed() {
     let (issuer, other, backend) = (Issuer::start(), Issuer::start(), Backend::start());
     let (_folder, path) = file(&config(&issuer, &other, &backend));
@@ -118,7 +137,7 @@ fn a_claim_of_the_wrong_type_is_told_as_a_check_that_failed() {
     ] {
         let told = explain(&path, Some(&issuer.token(&claims)), &["--path", "/ws/acme/"]);
         assert_eq!(told.verdict(), reason);
-        assert!(failed(&told).contains(reason), "{}", told.out);
+        assert!(failed(&told).starts_with("FAILED  claims: "), "{}", told.out);
     }
 }
 
@@ -185,7 +204,6 @@ fn a_denial_names_the_key_and_the_line_that_decides_it() {
 }
 
 #[test]
-#[ignore = "defect: a route's override is printed under the root's name"]
 fn what_a_route_overrides_is_named_as_the_routes() {
     let (issuer, other, backend) = (Issuer::start(), Issuer::start(), Backend::start());
     let (_folder, path) = file(&config(&issuer, &other, &backend));
@@ -198,7 +216,6 @@ fn what_a_route_overrides_is_named_as_the_routes() {
 }
 
 #[test]
-#[ignore = "defect: listen.allow_addresses is named where the route's own allow_addresses decides"]
 fn the_addresses_of_a_route_are_named_where_they_decide() {
     let (issuer, other, backend) = (Issuer::start(), Issuer::start(), Backend::start());
     let (_folder, path) = file(&config(&issuer, &other, &backend));
@@ -208,7 +225,6 @@ fn the_addresses_of_a_route_are_named_where_they_decide() {
 }
 
 #[test]
-#[ignore = "defect: a missing Origin is ascribed to origin.allow instead of allow_missing"]
 fn a_missing_origin_is_decided_by_allow_missing() {
     let (issuer, other, backend) = (Issuer::start(), Issuer::start(), Backend::start());
     let (_folder, path) = file(&config(&issuer, &other, &backend));
@@ -217,7 +233,6 @@ fn a_missing_origin_is_decided_by_allow_missing() {
 }
 
 #[test]
-#[ignore = "defect: the keys of the first issuer are named whichever the token is of"]
 fn of_several_issuers_the_keys_of_the_tokens_own_are_named() {
     let (issuer, other, backend) = (Issuer::start(), Issuer::start(), Backend::start());
     let (_folder, path) = file(&config(&issuer, &other, &backend));
@@ -234,7 +249,6 @@ fn of_several_issuers_the_keys_of_the_tokens_own_are_named() {
 }
 
 #[test]
-#[ignore = "defect: it waits 10 s for keys that cannot be had, and tells each failure again"]
 fn keys_that_cannot_be_had_are_told_soon_and_once_with_the_reason() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     issuer.change(|answers| answers.status = 500);
@@ -250,23 +264,22 @@ fn keys_that_cannot_be_had_are_told_soon_and_once_with_the_reason() {
 #[test]
 fn why_keys_could_not_be_had_is_told() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
-    issuer.change(|answers| answers.status = 500);
-    // With keys, but none that may be believed.
-    let (_folder, path) = file(&Config::without_issuer(&backend).issuer(&issuer, "max_stale = '1ms'\n"));
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            eventually("a second fetch", || (issuer.fetches() > 1).then_some(()));
-            issuer.change(|answers| answers.status = 200);
-        });
+    let (_folder, path) = file(&Config::new(&issuer, &backend));
+    for (status, body, why) in [
+        (500, "{}", "status 500"),
+        (200, "<html>", "the key set is not JSON"),
+        (200, r#"{"keys":[]}"#, "none of the 0 keys"),
+    ] {
+        issuer.change(|answers| (answers.status, answers.body) = (status, body.into()));
         let told = explain(&path, Some(&issuer.good_token()), &[]);
-        assert_eq!((told.code, told.verdict()), (1, "keys_unavailable"));
+        assert_eq!((told.code, told.verdict()), (1, "keys_unavailable"), "{body}");
         assert!(failed(&told).contains("jwks_uri"), "{}", told.out);
-        assert!(told.out.contains(&format!("note     {}: status 500\n", issuer.jwks_uri())), "{}", told.out);
-    });
+        let note = told.out.lines().find(|line| line.starts_with("note    "));
+        assert!(note.is_some_and(|note| note.contains(why)), "{why}: {}", told.out);
+    }
 }
 
 #[test]
-#[ignore = "defect: the keys of every issuer are waited for, 10 s long, and each failure is told again"]
 fn an_issuer_that_is_down_delays_nothing_for_tokens_of_another_and_is_told_once() {
     let (issuer, other, backend) = (Issuer::start(), Issuer::start(), Backend::start());
     other.change(|answers| answers.status = 500);

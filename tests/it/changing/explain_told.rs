@@ -2,8 +2,9 @@
 
 use serde_json::json;
 
-use super::super::harness::{Backend, Config, Issuer, Key};
+use super::super::harness::{Backend, Config, Gate, Handshake, Issuer, Key};
 use super::explain::{explain, file};
+use super::outcome;
 
 #[test]
 fn no_token_is_shown_whatever_is_wrong_with_it() {
@@ -34,19 +35,30 @@ fn no_token_is_shown_whatever_is_wrong_with_it() {
 }
 
 #[test]
-#[ignore = "defect: the token in a malformed --path is printed"]
 fn no_token_is_shown_in_what_is_said_of_a_path_that_is_none() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend));
-    for target in ["ws/a", "?", "/ws a/", "/\u{e9}"] {
+    for target in ["ws/a", "?", "/ws a/"] {
         let told = explain(&path, None, &["--path", &format!("{target}?token={}", issuer.good_token())]);
         assert_eq!(told.code, 1);
         assert!(told.err.contains("accepted"), "{}", told.err);
     }
 }
 
+/// As HTTP/1.1 servers do, the gate takes UTF-8 in a path.
 #[test]
-#[ignore = "defect: clap prints a token that is given as an argument of its own"]
+fn a_path_beyond_ascii_is_judged_as_the_gate_judges_it() {
+    let (issuer, backend) = (Issuer::start(), Backend::start());
+    let config = Config::new(&issuer, &backend).route("path = '/{any}'");
+    let (_folder, path) = file(&config);
+    let gate = Gate::start(&config);
+    let target = format!("/\u{e9}?token={}", issuer.good_token());
+    assert_eq!(outcome(&gate, &Handshake::to(&target)), "101");
+    assert_eq!(explain(&path, None, &["--path", &target]).verdict(), "allowed");
+}
+
+#[test]
+#[ignore = "defect: a token behind two hyphens is repeated by the message of an unknown option"]
 fn no_token_is_shown_in_what_is_said_of_usage() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend));
@@ -92,7 +104,6 @@ fn control_characters_of_claims_and_headers_do_not_reach_the_terminal() {
 }
 
 #[test]
-#[ignore = "defect: bidirectional and invisible characters of claims are printed raw"]
 fn text_that_turns_its_direction_around_does_not_reach_the_terminal() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend));
@@ -103,7 +114,6 @@ fn text_that_turns_its_direction_around_does_not_reach_the_terminal() {
 }
 
 #[test]
-#[ignore = "defect: claims are printed in any length"]
 fn a_claim_of_any_length_leaves_the_page_readable() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend));
@@ -117,7 +127,6 @@ fn a_claim_of_any_length_leaves_the_page_readable() {
 }
 
 #[test]
-#[ignore = "defect: an empty standard input is judged as a client without a token"]
 fn an_empty_standard_input_is_not_called_a_missing_token_of_the_client() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend));
@@ -128,20 +137,22 @@ fn an_empty_standard_input_is_not_called_a_missing_token_of_the_client() {
 }
 
 #[test]
-#[ignore = "defect: without public_url and hosts the Host is localhost, so the own page is origin_denied"]
 fn the_gates_own_page_is_explained_as_such_where_no_public_url_is_known() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend));
-    let told = explain(&path, Some(&issuer.good_token()), &["--origin", "https://chat.example.com"]);
-    assert_eq!(told.verdict(), "allowed", "{}", told.out);
+    for (host, verdict) in [("chat.example.com", "allowed"), ("localhost", "origin_denied")] {
+        let arguments = ["--origin", "https://chat.example.com", "--host", host];
+        let told = explain(&path, Some(&issuer.good_token()), &arguments);
+        assert_eq!(told.verdict(), verdict, "{}", told.out);
+    }
 }
 
 #[test]
-#[ignore = "defect: auth = none is no check: a token that is not looked at is passed over in silence"]
 fn a_token_that_no_one_looks_at_is_said_to_be_so() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend).route("path = '/'\nauth = 'none'"));
     let told = explain(&path, Some("nonsense"), &[]);
     assert_eq!(told.verdict(), "allowed");
-    assert!(told.out.contains("route.auth = \"none\""), "{}", told.out);
+    assert!(told.line("token").contains("token: not looked for"), "{}", told.out);
+    assert!(told.line("token").contains("route[1].auth = \"none\""), "{}", told.out);
 }

@@ -127,7 +127,6 @@ fn a_handshake_that_waits_for_keys_of_an_issuer_that_goes_is_refused_for_that() 
 }
 
 #[test]
-#[ignore = "defect: judged again, a waiting handshake keeps the client address that the old trusted_proxies made of it"]
 fn a_handshake_that_waits_for_keys_is_from_whom_the_new_configuration_says_that_it_is() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let config = |proxies: &str| {

@@ -151,7 +151,6 @@ fn without_a_hangup_too_a_missing_file_is_told_and_no_more_than_once() {
 }
 
 #[test]
-#[ignore = "defect: config_last_reload_successful stays 0 when a missing file comes back as it was"]
 fn a_file_that_was_away_and_is_back_as_it_was_is_no_failure_any_more() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let config = base(&issuer, &backend);
@@ -223,12 +222,24 @@ fn what_is_wrong_outside_of_the_file_refuses_it_too() {
     let gate = Followed::start(&config);
     let mut client = gate.open(&good(&issuer));
     let missing = gate.folder.path("revoked").display().to_string();
-    let told =
-        gate.refused_reload(&config.clone().set("blacklist.file", &format!("'{missing}'")).text()).concat();
-    assert!(told.contains("blacklist.file") && told.contains(&missing), "{told}");
-    as_before(&gate, &issuer, &mut client);
     let issuers = Config::without_issuer(&backend).issuer(&issuer, &format!("ca_file = '{missing}'"));
     let told = gate.refused_reload(&issuers.text()).concat();
     assert!(told.contains("issuer[1].ca_file") && told.contains(&missing), "{told}");
     as_before(&gate, &issuer, &mut client);
+}
+
+#[test]
+fn a_blacklist_file_that_is_missing_is_only_a_warning() {
+    let (issuer, backend) = (Issuer::start(), Backend::start());
+    let config = base(&issuer, &backend);
+    let gate = Followed::start(&config);
+    let mut client = gate.open(&good(&issuer));
+    let missing = gate.folder.path("revoked").display().to_string();
+    gate.reload(&config.set("blacklist.file", &format!("'{missing}'")));
+    let log = gate.log();
+    let warning = log.iter().find(|line| line["event"] == "config_warning").expect("a warning");
+    let told = warning["message"].as_str().unwrap();
+    assert!(told.contains("blacklist.file") && told.contains(&missing), "{told}");
+    Gate::assert_echo(&mut client);
+    assert_eq!(outcome(&gate, &good(&issuer)), "101");
 }

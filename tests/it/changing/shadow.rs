@@ -92,7 +92,6 @@ fn who_was_only_let_in_by_shadow_is_out_when_it_ends() {
 }
 
 #[test]
-#[ignore = "defect: a session with an expired token outlives the end of shadow mode for ever"]
 fn a_session_that_shadow_let_in_with_an_expired_token_is_out_when_it_ends() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let route = Route { issuer: &issuer, backend: &backend, lines: "" };
@@ -106,7 +105,6 @@ fn a_session_that_shadow_let_in_with_an_expired_token_is_out_when_it_ends() {
 }
 
 #[test]
-#[ignore = "defect: a session that began in shadow mode never ends with its token, whatever its route is now"]
 fn a_session_whose_token_ends_after_shadow_has_ended_is_closed_then() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let route = Route { issuer: &issuer, backend: &backend, lines: "" };
@@ -118,7 +116,6 @@ fn a_session_whose_token_ends_after_shadow_has_ended_is_closed_then() {
 }
 
 #[test]
-#[ignore = "defect: a session whose token ended in shadow mode outlives the end of it for ever"]
 fn a_session_whose_token_ended_in_shadow_is_closed_when_shadow_ends() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let route = Route { issuer: &issuer, backend: &backend, lines: "" };
@@ -133,7 +130,6 @@ fn a_session_whose_token_ended_in_shadow_is_closed_when_shadow_ends() {
 }
 
 #[test]
-#[ignore = "defect: a session that began before shadow mode is still closed by it at the end of its token"]
 fn a_session_whose_token_ends_after_shadow_has_begun_is_not_closed() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let route = Route { issuer: &issuer, backend: &backend, lines: "" };

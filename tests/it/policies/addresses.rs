@@ -122,7 +122,6 @@ fn in_shadow_mode_nobody_is_refused_and_it_is_told() {
 }
 
 #[test]
-#[ignore = "defect: a trusted proxy that names no client is limited as if it were one client"]
 fn a_trusted_proxy_that_names_nobody_is_no_address() {
     let scene = Scene::behind_a_proxy(|config| limit(config, 1));
     let mut live: Vec<Client> = (0..3).map(|_| scene.gate.open(&scene.good("/ws/"))).collect();

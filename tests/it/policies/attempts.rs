@@ -160,7 +160,6 @@ fn what_never_became_a_request_counts_against_who_sent_it() {
 }
 
 #[test]
-#[ignore = "defect: a connection that never says a byte (a browser's preconnect) counts as an attempt"]
 fn a_connection_that_never_says_a_byte_is_no_attempt() {
     let scene = Scene::with(|config| limited(config).set("listen.header_timeout", "'200ms'"));
     let silent: Vec<_> = (0..5).map(|_| scene.gate.client()).collect();

@@ -44,7 +44,6 @@ fn all_counts_no_plain_request_but_those_that_are_refused() {
 }
 
 #[test]
-#[ignore = "defect: with attempts_count = \"all\" an upgrade that is malformed is never counted at all"]
 fn all_counts_malformed_upgrades_too() {
     let scene = Scene::behind_a_proxy(|config| all(config).set("listen.hosts", "['chat.example.com']"));
     for (n, (handshake, expected)) in [
@@ -78,7 +77,6 @@ fn what_shadow_mode_lets_pass_is_no_refusal() {
 }
 
 #[test]
-#[ignore = "defect: attempts are looked at before the route, so a route in shadow mode refuses all the same"]
 fn who_has_been_refused_elsewhere_is_still_let_into_a_route_in_shadow_mode() {
     let scene = Scene::behind_a_proxy(|config| {
         let config = config.set("limits.attempts_per_address", "'1/60s'");

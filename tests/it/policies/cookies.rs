@@ -79,7 +79,6 @@ fn what_changes_something_by_a_cookie_needs_a_page_that_is_named() {
 }
 
 #[test]
-#[ignore = "defect: a form's POST under Referrer-Policy: no-referrer has Origin: null; Sec-Fetch-Site: same-origin does not help it"]
 fn a_page_of_our_own_that_hides_its_origin_is_told_by_sec_fetch_site() {
     let scene = Scene::with(with_cookie);
     let cookie = cookie(&scene, "alice");
@@ -88,7 +87,6 @@ fn a_page_of_our_own_that_hides_its_origin_is_told_by_sec_fetch_site() {
 }
 
 #[test]
-#[ignore = "defect: of two Sec-Fetch-Site lines the first is believed"]
 fn two_words_of_sec_fetch_site_are_none() {
     let scene = Scene::with(with_cookie);
     let cookie = cookie(&scene, "alice");

@@ -128,7 +128,6 @@ fn a_refusal_wears_the_cors_of_its_route() {
 }
 
 #[test]
-#[ignore = "defect: attempts_exceeded and draining wear the root's policies, not those of the route that was asked for"]
 fn so_does_one_that_came_before_the_route_was_looked_for() {
     let own = "path = '/api/*'\n[route.cors]\nallow_credentials = true\nexpose_headers = ['x-total']";
     let config = |config: Config| config.set("origin.allow", "['https://app.example.org']").route(own);

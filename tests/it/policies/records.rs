@@ -156,7 +156,6 @@ fn each_refusal_of_a_plain_request_is_counted_as_no_connection() {
 }
 
 #[test]
-#[ignore = "defect: a malformed plain request that offers another upgrade (curl's h2c) counts as a connection"]
 fn an_offer_of_another_protocol_makes_no_connection_of_a_plain_request() {
     let scene = Scene::behind_a_proxy(config);
     let lines = [&*format!("X-Forwarded-For: {CLIENT}"), "Upgrade: h2c", "HTTP2-Settings: AAMAAABkAAQAAP__"];
@@ -169,7 +168,6 @@ fn an_offer_of_another_protocol_makes_no_connection_of_a_plain_request() {
 }
 
 #[test]
-#[ignore = "defect: http_requests_total and [log] requests know nothing of a plain request that is malformed"]
 fn a_malformed_plain_request_is_a_request_too() {
     let scene = Scene::behind_a_proxy(|c| config(c).set("log.requests", "true"));
     assert_eq!(scene.refusal("GET", "/ws/", &[]).0, 401);
