@@ -28,13 +28,11 @@ fn outcome(gate: &Gate, handshake: &Handshake) -> String {
     }
     client.send(&masked(0x81, b"hello"));
     let frame = client.frame();
-    match frame.close() {
-        Some((code, text)) => format!("{code} {text}"),
-        None => {
-            assert_eq!(frame, Frame { first: 0x81, payload: b"hello".to_vec() });
-            "101".to_owned()
-        }
+    if let Some((code, text)) = frame.close() {
+        return format!("{code} {text}");
     }
+    assert_eq!(frame, Frame { first: 0x81, payload: b"hello".to_vec() });
+    "101".to_owned()
 }
 
 /// Code and reason of the last session that was closed, as [`outcome`] would have it.

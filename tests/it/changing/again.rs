@@ -377,7 +377,9 @@ fn nobody_is_closed_by_a_change_that_concerns_nobody() {
     gate.reload(&Config::new(&issuer, &backend).route("path = '/other/'"));
     let reloaded = gate.log().into_iter().rfind(|line| line["event"] == "config_reloaded").unwrap();
     assert_eq!(reloaded["closed"], 20);
-    clients.iter_mut().for_each(|client| assert_eq!(closed(client), "4003 route_unknown"));
+    for client in &mut clients {
+        assert_eq!(closed(client), "4003 route_unknown");
+    }
 }
 
 #[test]

@@ -103,12 +103,9 @@ fn mistakes_in_rules_are_told_with_line_and_position() {
         assert!(err[0].contains(part), "{part} in {err:?}");
     }
     // All at once, each where it is.
-    let rules: String = table
-        .iter()
-        .enumerate()
-        .map(|(n, (rule, _))| format!("[[route]]\npath = '/{n}/'\n{rule}\n"))
-        .collect();
-    let (code, _, err) = of_issuer(&rules);
+    let rules = table.iter().enumerate();
+    let rules: Vec<_> = rules.map(|(n, (rule, _))| format!("[[route]]\npath = '/{n}/'\n{rule}\n")).collect();
+    let (code, _, err) = of_issuer(&rules.concat());
     assert_eq!((code, err.len()), (78, table.len()), "{err:#?}");
 }
 

@@ -225,10 +225,12 @@ fn two_thousand_handshakes_during_reloads_are_each_answered_by_one_configuration
                 })
             })
             .collect();
-        let ended: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+        let ended: Vec<_> = clients.into_iter().map(std::thread::ScopedJoinHandle::join).collect();
         done.store(true, Ordering::SeqCst);
         reloading.join().unwrap();
-        ended.into_iter().for_each(|ended| ended.unwrap());
+        for ended in ended {
+            ended.unwrap();
+        }
     });
     let [one, two, _] = counts.map(AtomicUsize::into_inner);
     assert_eq!(one + two, THREADS * EACH);

@@ -37,10 +37,7 @@ fn check(rows: &[Row<'_>], base: &Config) {
 fn who_may_in_changes() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let to = |path: &str| Handshake::to(path).bearer(&issuer.good_token());
-    let anonymous = || Handshake::to("/ws/");
     let app = || to("/ws/").origin("https://app.example.com");
-    let query = || Handshake::to(&format!("/ws/?t={}", issuer.good_token()));
-    let cookie = || anonymous().page().with(&format!("Cookie: __Host-t={}", issuer.good_token()));
     let rows: Vec<Row<'_>> = vec![
         ("a route", route("path = '/new/'"), to("/new/"), "404 route_unknown", "101"),
         (
@@ -124,6 +121,18 @@ fn who_may_in_changes() {
             "101",
             "403 address_denied",
         ),
+    ];
+    check(&rows, &Config::new(&issuer, &backend).route("path = '/ws/*'"));
+}
+
+#[test]
+fn where_a_token_is_looked_for_and_how_a_refusal_is_told_changes() {
+    let (issuer, backend) = (Issuer::start(), Backend::start());
+    let to = |path: &str| Handshake::to(path).bearer(&issuer.good_token());
+    let anonymous = || Handshake::to("/ws/");
+    let query = || Handshake::to(&format!("/ws/?t={}", issuer.good_token()));
+    let cookie = || anonymous().page().with(&format!("Cookie: __Host-t={}", issuer.good_token()));
+    let rows: Vec<Row<'_>> = vec![
         ("listen.hosts", set("listen.hosts", "['a.example.com']"), to("/ws/"), "101", "400 host_denied"),
         ("token.from", set("token.from", "['subprotocol']"), to("/ws/"), "101", "401 token_missing"),
         ("token.from", set("token.from", "['query:t']"), query(), "401 token_missing", "101"),
