@@ -127,6 +127,7 @@ pub fn main() -> ExitCode {
             let told = error.render().to_string();
             let is_secret = |word: &&str| looks_like_token(word);
             let words = told.split(|c: char| c.is_whitespace() || "'\"=".contains(c));
+            let words = words.map(|word| word.trim_start_matches('-'));
             let secrets: Vec<&str> = words.filter(is_secret).collect();
             eprint!("{}", secrets.iter().fold(told.clone(), |told, secret| told.replace(secret, "***")));
             return USAGE.into();

@@ -198,6 +198,7 @@ fn page(explained: &Explained, effective: &[Effective], path: &Path) -> String {
             };
             let _ = write!(out, "  {}", place(effective, &explained.route, &key, path));
         }
+        out.truncate(out.trim_end().len());
         out.push('\n');
     }
     for trouble in &explained.trouble {

@@ -219,7 +219,8 @@ impl Source {
             Some(uri) => uri.clone(),
             None => self.discover().await?,
         };
-        parse_keys(&get(&uri, self.ca_file.as_deref()).await?)
+        let body = get(&uri, self.ca_file.as_deref()).await?;
+        parse_keys(&body).map_err(|error| format!("{uri}: {error}"))
     }
 
     /// OpenID Connect Discovery 1.0 §4.3: the document must speak for exactly this issuer.

@@ -76,7 +76,7 @@ pub async fn verify(
         format!("signature: {algorithm}, kid {}", jwt.kid.as_deref().unwrap_or("missing"))
     };
     let (algorithm, key) = trace.step("issuer.algorithms issuer.jwks_uri", what, verified)?;
-    let facts = Arc::new(trace.step("", || "claims: of the right types".into(), Facts::of(jwt))?);
+    let facts = Arc::new(trace.step("", || "claims: their types".into(), Facts::of(jwt))?);
     snapshot.verified.put(token, Verified { facts: Arc::clone(&facts), algorithm, key });
     Ok((facts, Arc::clone(issuer)))
 }

@@ -232,8 +232,9 @@ pub fn again(
     let peer = guest.forwarded.as_deref().unwrap_or(&direct);
     let visit = Visit { head: &head, host: &guest.host, peer, noted: None };
     let mut judged = upgrade(settings, visit, &mut Trace::Off).map_err(|(reason, _)| reason)?;
-    guest.shadow.store(judged.plan.shadow, Ordering::Relaxed);
-    let verdict = again_with_token(snapshot, guest, visit, &judged, now).and(revoked);
+    // Its own clock ends whoever is not in shadow mode.
+    let was_shadow = guest.shadow.swap(judged.plan.shadow, Ordering::Relaxed);
+    let verdict = again_with_token(snapshot, guest, visit, &judged, was_shadow.then_some(now)).and(revoked);
     judged.leniency.apply(verdict)?;
     Ok(judged.leniency.first)
 }
@@ -243,16 +244,15 @@ fn again_with_token(
     guest: &Guest,
     visit: Visit<'_>,
     judged: &Judged,
-    now: Unix,
+    now: Option<Unix>,
 ) -> Result<(), Reason> {
     let verified = match &guest.who.facts {
         _ if wants_token(&judged.plan, Kind::Upgrade).is_none() => None,
         Some(facts) => {
             let issuer = snapshot.issuer(facts.iss()).ok_or(Reason::TokenIssuer)?;
-            // Its own clock has ended all that are not in shadow mode.
             let ends =
                 guest.who.plan.as_ref().and_then(|plan| plan.session.good_until(&issuer.policy, facts));
-            if ends.is_some_and(|end| now.0 >= end) {
+            if now.zip(ends).is_some_and(|(now, end)| now.0 >= end) {
                 return Err(Reason::TokenExpired);
             }
             Some(Verified { facts, issuer, from_cookie: guest.from_cookie })

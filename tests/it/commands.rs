@@ -136,10 +136,7 @@ fn a_report_names_who_and_the_line_and_reports_the_other_files_if_one_is_unreada
         let line = shadow.text().lines().position(|line| line.starts_with("origin = ")).unwrap() + 1;
         for part in [
             "  origin https://staff.example.com\n".to_owned(),
-            format!(
-                "{}, line {line}: route[1].origin.allow = [\"https://chat.example.com\"]\n",
-                config.display()
-            ),
+            format!("{}:{line}: route[1].origin.allow = [\"https://chat.example.com\"]\n", config.display()),
             "add \"https://staff.example.com\" to origin.allow of this [[route]]".into(),
             "route[1].auth = \"required\" (default)\n".into(),
         ] {

@@ -273,7 +273,6 @@ fn limits_are_not_judged_again() {
 }
 
 #[test]
-#[ignore = "defect: a leeway that becomes shorter closes sessions that are within the one they began with"]
 fn time_is_not_judged_again() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let gate = Followed::start(&Config::new(&issuer, &backend));

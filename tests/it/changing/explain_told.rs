@@ -58,7 +58,6 @@ fn a_path_beyond_ascii_is_judged_as_the_gate_judges_it() {
 }
 
 #[test]
-#[ignore = "defect: a token behind two hyphens is repeated by the message of an unknown option"]
 fn no_token_is_shown_in_what_is_said_of_usage() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let (_folder, path) = file(&Config::new(&issuer, &backend));

@@ -75,7 +75,6 @@ fn without_cors_a_preflight_is_the_backends_business_and_nobodys() {
 }
 
 #[test]
-#[ignore = "defect: [http] token = \"strip\" does not hold for preflights, whose target has the token of the request to come"]
 fn a_preflight_leaves_its_token_here_where_tokens_are_stripped() {
     let scene = Scene::with(|config| routes(config).set("http.token", "'strip'"));
     let target = format!("/api/x?a=1&token={}", scene.issuer.good_token());
