@@ -299,6 +299,8 @@ async fn judged(
     let (kind, trace) = (Kind::Plain, &mut Trace::Off);
     let mut verdict = handshake::authenticate(snapshot, visit, kind, judged, who, trace).await?;
     let revoked = handshake::check_revoked(gate, verdict.bearer.as_ref());
-    verdict.judged.leniency.apply(revoked)?;
+    if verdict.judged.leniency.apply(revoked)?.is_none() {
+        verdict.bearer = None;
+    }
     Ok(verdict)
 }

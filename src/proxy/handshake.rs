@@ -285,7 +285,9 @@ async fn admit(
     if gate.lifecycle.refuses() {
         return Err(Reason::Draining);
     }
-    leniency.apply(check_revoked(gate, verdict.bearer.as_ref()))?;
+    if leniency.apply(check_revoked(gate, verdict.bearer.as_ref()))?.is_none() {
+        verdict.bearer = None;
+    }
     Ok(Admitted { snapshot: Arc::clone(snapshot), verdict, registration })
 }
 

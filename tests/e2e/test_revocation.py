@@ -153,7 +153,6 @@ def test_a_revocation_closes_nobody_on_a_shadow_route(gate, alice, revoke):
     assert gate.metric("would_refuse_total", reason=reason) >= before + 1
 
 
-@pytest.mark.xfail(strict=True, reason="defect: whom a revocation would have closed on a shadow route is told nowhere")
 def test_whom_a_revocation_would_have_closed_on_a_shadow_route_is_told(gate, alice, revoke):
     with open_socket(gate, "/ws/shadow/acme/", alice.access) as socket:
         seen_by(socket)
@@ -161,7 +160,6 @@ def test_whom_a_revocation_would_have_closed_on_a_shadow_route_is_told(gate, ali
     assert gate.line(event="session_closed", request_id=socket.request_id).get("would_refuse") == "user_revoked"
 
 
-@pytest.mark.xfail(strict=True, reason="defect: on a shadow route a revoked token still makes somebody")
 def test_a_revoked_token_makes_nobody_on_a_shadow_route(gate, keycloak, revoke):
     token = keycloak.login("alice").access
     assert opens(gate, "/ws/shadow/acme/", token).identity["x-auth-username"] == "alice"
