@@ -187,6 +187,21 @@ fn a_cookie_is_still_held_to_its_origin() {
 }
 
 #[test]
+fn a_session_by_a_cookie_is_not_kept_by_an_origin_that_means_everybody() {
+    let (issuer, backend) = (Issuer::start(), Backend::start());
+    let config = |from: &str, allow: &str| {
+        Config::new(&issuer, &backend).set("token.from", from).set("origin.allow", allow)
+    };
+    let gate = Followed::start(&config("['header', 'cookie:__Host-t']", "['https://app.example.com']"));
+    let app = Handshake::to("/").origin("https://app.example.com");
+    let mut by_header = gate.open(&app.clone().bearer(&issuer.good_token()));
+    let mut by_cookie = gate.open(&app.with(&format!("Cookie: __Host-t={}", issuer.good_token())));
+    gate.reload(&config("['header']", "['*']"));
+    assert_eq!(closed(&mut by_cookie), "4003 origin_denied");
+    Gate::assert_echo(&mut by_header);
+}
+
+#[test]
 fn an_address_that_is_no_longer_allowed_is_out() {
     let (issuer, backend) = (Issuer::start(), Backend::start());
     let config = |allow: &str, route: &str| {

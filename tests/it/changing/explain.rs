@@ -276,4 +276,12 @@ fn the_blacklist_file_is_looked_at() {
         let line = told.line("blacklist");
         assert!(line.contains("blacklist.file = ") && line.contains(&place(&path, "file = ", 0)), "{line}");
     }
+    // Named by the environment.
+    let text = Config::new(&issuer, &backend).text();
+    let path = folder.write("sidegate.toml", &text);
+    let mut command = sidegate("explain", &path);
+    command.env("SIDEGATE__BLACKLIST__FILE", &list).args(["--token", "-"]);
+    let (code, out, _) = said(&mut command, &token(&issuer, &json!({"sid": "session-9"})));
+    assert_eq!(code, 1);
+    assert!(out.contains(&format!("blacklist.file = \"{}\" (environment)", list.display())), "{out}");
 }

@@ -216,10 +216,13 @@ fn what_the_backend_is_told_changes() {
     assert!(translated.header("sec-websocket-extensions").is_some());
     gate.reload(&config.clone().set("limits.compression", "'strip'"));
     assert!(heard(&gate, &backend, &issuer).header("sec-websocket-extensions").is_none());
+    let mut old = gate.open(&Handshake::to("/ws/").bearer(&issuer.good_token()));
     gate.reload(&config.set("upstream.url", &format!("'http://{}'", other.address)));
     let heard_before = backend.heard().len();
     heard(&gate, &other, &issuer);
     assert_eq!(backend.heard().len(), heard_before);
+    // Who is in stays where he is.
+    Gate::assert_echo(&mut old);
 }
 
 const PLAIN: &[u8] = b"GET /plain HTTP/1.1\r\nHost: chat.example.com\r\nOrigin: https://chat.example.com\r\nConnection: close\r\n\r\n";
