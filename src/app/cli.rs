@@ -196,14 +196,15 @@ fn tell(kind: &str, path: &std::path::Path, problems: &[Problem]) {
 }
 
 fn run(cli: &Cli, arg: &ConfigArg) -> u8 {
+    let (format, level) = (cli.log_format, cli.log_level);
+    let adapt = Box::new(move |settings| adapted(settings, format, level));
+    // Watched before it is read, so that no change falls between the two.
+    let reloader = Reloader::new(path_or_default(arg.config.clone()), adapt);
     let (path, loaded) = load(arg, Boot::First);
     tell("warning", &path, &loaded.warnings);
     tell("error", &path, &loaded.problems);
     let Some(config) = loaded.config else { return BAD_CONFIG };
     let log = Log::to_stdout(cli.log(config.log));
-    let (format, level) = (cli.log_format, cli.log_level);
-    let adapt = Box::new(move |settings| adapted(settings, format, level));
-    let reloader = Reloader::new(path, adapt);
     let ending = bind(config, log).and_then(|mut bound| {
         bound.watch(reloader);
         bound.run(true)

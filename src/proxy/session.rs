@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::closing::{FOREVER, discard, say_goodbye};
@@ -305,6 +305,7 @@ impl<T: Subject> Session<T> {
     {
         let patience = self.close_timeout();
         let code = self.refuse.close_code(ended.reason).or(ended.code);
+        let told = self.tell_first(ended, code, &relay, &mut client).await;
         // Nothing of the client reaches the backend any more. What it has got ends at a boundary, or
         // its connection just ends.
         let to_backend = if relay.received.is_closed() || !relay.received.may_follow() {
@@ -324,7 +325,7 @@ impl<T: Subject> Session<T> {
                 std::future::poll_fn(|cx| relay.sent.poll_boundary(cx, &mut backend, &mut client));
             let at_boundary = timeout(patience, at_boundary).await.unwrap_or(false);
             let to_client = match code {
-                Some(code) if at_boundary && !relay.sent.is_closed() => {
+                Some(code) if at_boundary && !relay.sent.is_closed() && !told => {
                     let text = if ended.code.is_some() { "" } else { ended.reason.label() };
                     close_frame(code, text, None)
                 }
@@ -332,9 +333,8 @@ impl<T: Subject> Session<T> {
             };
             let _ = timeout(patience, say_goodbye(&mut client, &to_client)).await;
         }
-        if let (Some(since), Reason::TokenRevoked | Reason::UserRevoked) = (ended.since, ended.reason) {
-            let took = Unix::now().0.saturating_sub(since.0);
-            self.record.recorder().metrics.revoked_after(took);
+        if !told {
+            self.count_revoked(ended);
         }
         if let Some(reason) = self.registration.as_ref().and_then(|place| place.entry.subject.noted()) {
             self.record.note(reason);
@@ -358,6 +358,29 @@ impl<T: Subject> Session<T> {
             }
         };
         let _ = timeout(patience, async { tokio::join!(client_end, backend_end) }).await;
+    }
+
+    /// Writes the Close of a session that was ended from outside, if it can be written at once. Many may be
+    /// ended by one word: all of them hear of it before the first is cleared away.
+    async fn tell_first<C>(&self, ended: Ended, code: Option<u16>, relay: &Relay, client: &mut C) -> bool
+    where
+        C: AsyncWrite + Unpin,
+    {
+        let may = ended.since.is_some() && relay.sent.may_follow() && !relay.sent.is_closed();
+        let Some(code) = code.filter(|_| may) else { return false };
+        let frame = close_frame(code, ended.reason.label(), None);
+        // Whatever became of it, it is not written twice.
+        let _ = timeout(self.close_timeout(), client.write_all(&frame)).await;
+        self.count_revoked(ended);
+        tokio::task::yield_now().await;
+        true
+    }
+
+    fn count_revoked(&self, ended: Ended) {
+        if let (Some(since), Reason::TokenRevoked | Reason::UserRevoked) = (ended.since, ended.reason) {
+            let took = Unix::now().0.saturating_sub(since.0);
+            self.record.recorder().metrics.revoked_after(took);
+        }
     }
 }
 
