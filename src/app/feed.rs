@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::base::clock::Unix;
 use crate::io::files::Watched;
 use crate::policy::revocation::{Kind, Selector};
-use crate::proxy::plan::{Gate, OnStale, Snapshot};
+use crate::proxy::plan::{BlacklistSettings, Gate, OnStale, Snapshot};
 use crate::state::revocation::replace_file;
 use crate::telemetry::logging::Level;
 
@@ -33,45 +33,48 @@ pub struct Feed {
     contact: Option<Instant>,
     /// The trouble that has been told.
     told: Option<String>,
-    turns: u32,
 }
 
 impl Feed {
     /// Reads the file for the first time: nobody is let in before.
     pub fn open(gate: Arc<Gate>) -> Self {
         let generation = gate.snapshot.load().generation;
-        let mut feed = Self { gate, file: None, generation, contact: None, told: None, turns: 0 };
+        let mut feed = Self { gate, file: None, generation, contact: None, told: None };
         feed.look();
         feed
     }
 
     /// Goes on for ever.
     pub async fn keep(mut self) {
+        let gate = Arc::clone(&self.gate);
+        let mut turns = 0_u32;
         loop {
             tokio::time::sleep(LOOK).await;
-            self = if self.gate.snapshot.load().settings.blacklist.file.is_some() {
-                // A long file must not hold up the admin listener.
-                let looked = tokio::task::spawn_blocking(move || {
-                    self.look();
-                    self
-                });
-                let Ok(feed) = looked.await else { return };
-                feed
-            } else {
+            turns += 1;
+            sweep(&gate, turns);
+            let has_file = gate.snapshot.load().settings.blacklist.file.is_some();
+            if !has_file && self.file.is_none() {
+                gate.blacklist.set_stale(false);
+                continue;
+            }
+            let contact = self.contact;
+            // A long file must not hold up the admin listener, nor one that hangs the account of it.
+            let mut looked = tokio::task::spawn_blocking(move || {
                 self.look();
                 self
+            });
+            self = loop {
+                tokio::select! {
+                    looked = &mut looked => match looked {
+                        Ok(feed) => break feed,
+                        Err(_) => return,
+                    },
+                    () = tokio::time::sleep(LOOK) => {
+                        let snapshot = gate.snapshot.load_full();
+                        gate.blacklist.set_stale(is_stale(&snapshot.settings.blacklist, contact));
+                    }
+                }
             };
-            self.sweep();
-        }
-    }
-
-    fn sweep(&mut self) {
-        self.gate.attempts.sweep(Instant::now());
-        let tracked = self.gate.attempts.tracked();
-        self.gate.recorder.metrics.tracked_addresses.set(i64::try_from(tracked).unwrap_or_default());
-        self.turns += 1;
-        if self.turns.is_multiple_of(SWEEP) {
-            self.gate.blacklist.sweep(Unix::now());
         }
     }
 
@@ -79,10 +82,9 @@ impl Feed {
         let snapshot = self.gate.snapshot.load_full();
         let settings = &snapshot.settings.blacklist;
         let blacklist = &self.gate.blacklist;
-        blacklist.set_max_entries(settings.max_entries);
         let Some(path) = &settings.file else {
             if self.file.take().is_some() {
-                replace_file(blacklist, &self.gate.sessions, std::iter::empty(), Unix::now());
+                replace_file(blacklist, &self.gate.sessions, std::iter::empty, Unix::now());
             }
             blacklist.set_stale(false);
             return;
@@ -111,30 +113,25 @@ impl Feed {
                 }
             }
         }
-        let for_too_long =
-            |contact: Instant| settings.stale_after.is_some_and(|after| contact.elapsed() > after);
-        let stale = settings.on_stale == OnStale::RefuseNew && self.contact.is_none_or(for_too_long);
-        blacklist.set_stale(stale);
+        blacklist.set_stale(is_stale(settings, self.contact));
     }
 
     fn take_over(&self, snapshot: &Snapshot, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
         let issuers: Vec<&str> = snapshot.issuers.iter().map(|issuer| issuer.policy.url.as_str()).collect();
         let log = &self.gate.recorder.log;
+        let parsed = || text.lines().map(|line| parse(line, &issuers));
         let mut broken = 0;
-        let selectors = text.lines().enumerate().filter_map(|(i, line)| match parse(line, &issuers) {
-            Ok(selector) => selector,
-            Err(problem) => {
-                broken += 1;
-                if broken <= NAMED
-                    && let Some(told) = log.line(Level::Warn, "blacklist_line_skipped")
-                {
-                    told.number("line", i as u64 + 1).text("message", problem).write();
-                }
-                None
+        for (i, problem) in parsed().enumerate().filter_map(|(i, line)| Some((i, line.err()?))) {
+            broken += 1;
+            if broken <= NAMED
+                && let Some(told) = log.line(Level::Warn, "blacklist_line_skipped")
+            {
+                told.number("line", i as u64 + 1).text("message", problem).write();
             }
-        });
-        let read = replace_file(&self.gate.blacklist, &self.gate.sessions, selectors, Unix::now());
+        }
+        let lines = || parsed().filter_map(|line| line.ok().flatten());
+        let read = replace_file(&self.gate.blacklist, &self.gate.sessions, lines, Unix::now());
         self.gate.recorder.metrics.blacklist_rejected.inc_by(read.full as u64);
         for reason in &read.shadowed {
             self.gate.recorder.would_refuse(*reason);
@@ -149,6 +146,21 @@ impl Feed {
                 .number("would_close", read.shadowed.len() as u64)
                 .write();
         }
+    }
+}
+
+/// Whether nobody may be let in by what is known.
+fn is_stale(settings: &BlacklistSettings, contact: Option<Instant>) -> bool {
+    let for_too_long = |contact: Instant| settings.stale_after.is_some_and(|after| contact.elapsed() > after);
+    settings.on_stale == OnStale::RefuseNew && contact.is_none_or(for_too_long)
+}
+
+fn sweep(gate: &Gate, turns: u32) {
+    gate.attempts.sweep(Instant::now());
+    let tracked = gate.attempts.tracked();
+    gate.recorder.metrics.tracked_addresses.set(i64::try_from(tracked).unwrap_or_default());
+    if turns.is_multiple_of(SWEEP) {
+        gate.blacklist.sweep(Unix::now());
     }
 }
 

@@ -125,6 +125,8 @@ impl Bound {
             }
             Ok::<_, anyhow::Error>(control.run().await)
         });
+        // What hangs in a file system is not waited for.
+        runtime.shutdown_background();
         control.stop();
         for thread in threads {
             if let Ok(Err(error)) = thread.join() {

@@ -179,6 +179,7 @@ pub fn take_over(control: &Control, config: Config, fetchers: &mut Fetchers) {
     let (max_connections, _) = listener::affordable(config.listen.max_connections);
     gate.connections.set_limit(Some(max_connections));
     gate.permits.set_limit(config.settings.limits.sessions);
+    gate.blacklist.set_max_entries(config.settings.blacklist.max_entries);
     control.set(config.drain, config.effective);
     let snapshot = Arc::new(gate.snapshot.load().succeeded_by(config.settings));
     fetchers.follow(gate, &snapshot);

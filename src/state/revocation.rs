@@ -51,29 +51,22 @@ pub fn withdraw(blacklist: &Blacklist, id: &str) -> Option<bool> {
     blacklist.withdraw(id)
 }
 
-/// Takes over a file. Entries that it no longer has hold no more, once all of it is read.
-pub fn replace_file<T: Subject>(
+/// Takes over a file, whose lines `lines` tells as often as it is asked. Entries that it no longer has hold
+/// no more, once all of it is read.
+pub fn replace_file<T: Subject, L: Iterator<Item = Selector>>(
     blacklist: &Blacklist,
     sessions: &Sessions<T>,
-    selectors: impl Iterator<Item = Selector>,
+    lines: impl Fn() -> L,
     now: Unix,
 ) -> FileRead {
-    /// Readers wait for no more lines than these.
-    const AT_ONCE: usize = 1024;
     let round = blacklist.begin_round();
-    let mut read = FileRead::default();
-    let mut any_new = false;
-    let mut chunk = Vec::with_capacity(AT_ONCE);
-    let mut selectors = selectors.peekable();
-    while selectors.peek().is_some() {
-        chunk.clear();
-        chunk.extend(selectors.by_ref().take(AT_ONCE));
-        let (full, new) = blacklist.take_lines(&chunk, round);
-        read.entries += chunk.len() - full;
-        read.full += full;
-        any_new |= new;
-    }
+    let (mut read, mut any_new) = read_lines(blacklist, lines(), round);
     blacklist.end_round(round);
+    if read.full > 0 {
+        // What the file no longer has took the room of what it has now.
+        let (again, more) = read_lines(blacklist, lines(), round);
+        (read, any_new) = (again, any_new || more);
+    }
     if any_new {
         // One look at each session is cheaper than a search for each line.
         let revoked = |entry: &Entry<T>| blacklist.check(entry.subject.facts()?, now).err();
@@ -88,6 +81,23 @@ pub fn replace_file<T: Subject>(
         }
     }
     read
+}
+
+fn read_lines(blacklist: &Blacklist, lines: impl Iterator<Item = Selector>, round: u8) -> (FileRead, bool) {
+    /// Readers wait for no more lines than these.
+    const AT_ONCE: usize = 1024;
+    let (mut read, mut any_new) = (FileRead::default(), false);
+    let mut chunk = Vec::with_capacity(AT_ONCE);
+    let mut lines = lines.peekable();
+    while lines.peek().is_some() {
+        chunk.clear();
+        chunk.extend(lines.by_ref().take(AT_ONCE));
+        let (full, new) = blacklist.take_lines(&chunk, round);
+        read.entries += chunk.len() - full;
+        read.full += full;
+        any_new |= new;
+    }
+    (read, any_new)
 }
 
 /// Ends whoever is named; how many, and how many are only noted.

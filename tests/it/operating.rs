@@ -16,5 +16,6 @@ mod refusing;
 mod revocations;
 mod room;
 mod shadowing;
+mod storms;
 mod throng;
 mod together;

@@ -85,11 +85,12 @@ fn what_has_expired_adds_nothing_to_what_comes_after_it() {
     let desk = Desk::new();
     for _ in 0..3 {
         let late = super::desk::ago(0);
-        desk.revoked(&json!({"sub": "alice", "issued_before": late, "ttl": "1ms"}));
+        desk.revoked(&json!({"sub": "alice", "issued_before": late, "ttl": "1ms", "reason": "old"}));
         eventually("its end", || (desk.get("/revocations")["total"] == 0).then_some(()));
         let early = super::desk::ago(600);
         let told = desk.revoked(&json!({"sub": "alice", "issued_before": early}));
         assert_eq!(told["revocation"]["issued_before"], early);
+        assert_eq!(told["revocation"]["reason"], json!(null));
         assert_eq!(desk.withdraw(&told["id"]).status, 204);
     }
 }

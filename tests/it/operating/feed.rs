@@ -246,3 +246,17 @@ fn a_comment_begins_where_a_word_begins() {
         desk.assert_unwelcome(&desk.token_of(name), "user_revoked");
     }
 }
+
+#[test]
+fn a_file_that_is_replaced_as_a_whole_finds_the_room_that_the_old_one_had() {
+    let folder = Folder::new();
+    folder.write("blacklist", "sub alice\nsub bob\nsub carol\n");
+    let desk =
+        Desk::within(folder, |config, folder| with_file(config, folder).set("blacklist.max_entries", "4"));
+    desk.folder.write("blacklist", "sub dave\nsub erin\nsub frank\n");
+    soon("the change", Instant::now(), || desk.plain(&desk.token_of("alice")).0 == 200);
+    for name in ["dave", "erin", "frank"] {
+        desk.assert_unwelcome(&desk.token_of(name), "user_revoked");
+    }
+    assert_eq!(desk.gate.metric("blacklist_entries"), 3);
+}

@@ -1,5 +1,6 @@
 //! A file that is gone: its last content holds, and what happens to those who come depends.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use serde_json::json;
@@ -136,4 +137,29 @@ fn the_probes_tell_of_it_too() {
     client.send(&request("GET /readyz", &[LOCAL, "Connection: close"], ""));
     assert_eq!(client.head().status, 503);
     assert_eq!(desk.ask("GET /livez").status, 200);
+}
+
+/// Puts a file in the place of what hangs, and lets go whoever hangs on it.
+struct Unblock<'a>(&'a Folder);
+
+impl Drop for Unblock<'_> {
+    fn drop(&mut self) {
+        const O_NONBLOCK: i32 = 0o4000;
+        let aside = self.0.path("aside");
+        let _ = std::fs::rename(self.0.path("blacklist"), &aside);
+        self.0.write("blacklist", "");
+        let _ = std::fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(aside);
+    }
+}
+
+#[test]
+fn a_file_that_hangs_is_stale_too() {
+    let desk = desk("refuse_new");
+    let pipe = desk.folder.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    std::fs::rename(pipe, desk.folder.path("blacklist")).unwrap();
+    let _unblock = Unblock(&desk.folder);
+    eventually("staleness", || (ready(&desk).0 == 503).then_some(()));
+    assert_eq!(desk.plain(&desk.token_of("bob")).0, 503);
 }

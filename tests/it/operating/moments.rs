@@ -94,7 +94,7 @@ fn what_a_busy_client_says_after_the_answer_does_not_pass() {
     const BURST: usize = 32 * 1024;
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("'http://{}'", listener.local_addr().unwrap());
-    let desk = Desk::with(|config| config.set("upstream.url", &url));
+    let desk = Desk::with(|config| config.set("upstream.url", &url).set("session.close_timeout", "'50ms'"));
     for n in 0..20_u64 {
         let name = format!("user-{n}");
         let client = desk.gate.send(&Handshake::to("/ws/").bearer(&desk.token_of(&name)).bytes());

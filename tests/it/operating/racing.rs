@@ -19,7 +19,7 @@ use super::desk::{Desk, LOCAL, SECRET, request};
 
 const ROUNDS: usize = 10_000;
 /// So many rounds are under way at a time.
-const LANES: usize = 64;
+const LANES: u64 = 64;
 
 /// What no backend may ever see: a client says it once it is known that its revocation has been answered.
 const LATE: &[u8] = b"LATE";
@@ -27,14 +27,14 @@ const EARLY: &[u8] = b"early";
 
 /// What happened at the backend.
 #[derive(Default)]
-struct Heard {
+pub struct Heard {
     late: AtomicUsize,
     messages: AtomicUsize,
     open: AtomicUsize,
 }
 
 /// A backend in a runtime of its own. `/ws/7` is answered after 7 ms; each read brings a frame back.
-fn backend(heard: &Arc<Heard>) -> SocketAddr {
+pub fn backend(heard: &Arc<Heard>) -> SocketAddr {
     let (heard, (tell, told)) = (Arc::clone(heard), std::sync::mpsc::channel());
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -110,10 +110,14 @@ enum Phase {
 const PHASES: [Phase; 5] = [Phase::Unread, Phase::Judged, Phase::Dialling, Phase::Opened, Phase::Busy];
 
 /// Small numbers without a pattern (xorshift).
-struct Dice(Cell<u64>);
+pub struct Dice(Cell<u64>);
 
 impl Dice {
-    fn roll(&self, sides: u64) -> u64 {
+    pub fn new(seed: u64) -> Self {
+        Self(Cell::new(0x9e37_79b9_7f4a_7c15 ^ seed))
+    }
+
+    pub fn roll(&self, sides: u64) -> u64 {
         let mut x = self.0.get();
         x ^= x << 13;
         x ^= x >> 7;
@@ -147,10 +151,14 @@ struct Between {
 }
 
 /// A kept connection of the operator.
-struct Operator(TcpStream);
+pub struct Operator(TcpStream);
 
 impl Operator {
-    async fn revoke(&mut self, what: &Value) -> (u16, Value) {
+    pub async fn connect(desk: &Desk) -> Self {
+        Self(TcpStream::connect(desk.gate.admin).await.unwrap())
+    }
+
+    pub async fn revoke(&mut self, what: &Value) -> (u16, Value) {
         let bearer = format!("Authorization: Bearer {SECRET}");
         let bytes = request("POST /revocations", &[LOCAL, &bearer], &what.to_string());
         self.0.write_all(&bytes).await.unwrap();
@@ -285,8 +293,8 @@ fn whenever_a_user_is_revoked_nothing_that_is_said_later_reaches_the_backend() {
             .map(|lane| {
                 let (desk, next) = (Rc::clone(&desk), Rc::clone(&next));
                 tokio::task::spawn_local(async move {
-                    let dice = Dice(Cell::new(0x9e37_79b9_7f4a_7c15 ^ (lane as u64 + 1)));
-                    let mut operator = Operator(TcpStream::connect(desk.gate.admin).await.unwrap());
+                    let dice = Dice::new(lane);
+                    let mut operator = Operator::connect(&desk).await;
                     let mut outcomes = Vec::new();
                     loop {
                         let n = next.replace(next.get() + 1);

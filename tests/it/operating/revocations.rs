@@ -261,3 +261,24 @@ fn a_token_in_every_carrier_is_revoked() {
         assert_eq!(desk.gate.refusal_by_close(handshake), (4001, "token_revoked".into()));
     }
 }
+
+#[test]
+fn a_revoked_token_is_bad_where_one_is_optional_and_of_no_interest_where_none_is_looked_for() {
+    let desk = Desk::with(|config| {
+        config
+            .route("path = '/optional'\nauth = 'optional'")
+            .route("path = '/none'\nauth = 'none'")
+            .route("path = '/api'\nhttp = 'optional'")
+    });
+    let token = desk.token_of("alice");
+    let live = ["/optional", "/none"].map(|path| desk.live(&Handshake::to(path).bearer(&token)));
+    assert_eq!(desk.revoked(&json!({"sub": "alice"}))["closed"], 1);
+    let [optional, mut none] = live;
+    optional.assert_closed(&desk, 4003, "user_revoked");
+    none.assert_echo();
+    let refused = (403, "user_revoked".to_owned());
+    assert_eq!(desk.gate.refusal(&Handshake::to("/optional").bearer(&token)), refused, "nobody in his place");
+    assert_eq!(desk.plain(&token), refused);
+    Gate::assert_echo(&mut desk.gate.open(&Handshake::to("/optional")));
+    Gate::assert_echo(&mut desk.gate.open(&Handshake::to("/none").bearer(&token)));
+}
