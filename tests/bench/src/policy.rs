@@ -291,7 +291,7 @@ async fn revoke_all(gate: &Gate, open: Vec<(Socket, String)>) -> io::Result<(f64
     sleep(REST).await;
     let before = gate.histogram(REVOKED).await?;
     let moment = rfc3339(now()?.as_secs() + 1);
-    let start = Instant::now();
+    let (start, cpu) = (Instant::now(), proc::cpu(gate.pid())?);
     let closed = gate.revoke("issued_before", &moment).await?;
     let answered = start.elapsed();
     let mut ends = waiting.await.map_err(io::Error::other)??;
@@ -303,10 +303,11 @@ async fn revoke_all(gate: &Gate, open: Vec<(Socket, String)>) -> io::Result<(f64
         return wrong(format!("the revocation has ended {closed} of {count} sessions"));
     }
     eprintln!(
-        "all {count} revoked: answer after {answered:.0?}, Closes {:.0} … {:.0} … {:.0} ms",
+        "all {count} revoked: answer after {answered:.0?}, Closes {:.0} … {:.0} … {:.0} ms; CPU {:.0} ms in all",
         since(ends.first()),
         since(ends.get(count / 2)),
-        since(ends.last())
+        since(ends.last()),
+        (proc::cpu(gate.pid())? - cpu) as f64 / 1e6
     );
     let told = gate.histogram(REVOKED).await?.mean_since(&before, count)?;
     Ok((since(ends.last()), told * 1e3))
