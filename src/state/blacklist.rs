@@ -36,10 +36,18 @@ impl Entry {
     }
 }
 
+/// A place in the index. The hash is kept, so that a growing index need not look at each entry again while
+/// readers wait.
+#[derive(Clone, Copy, Debug)]
+struct Slot {
+    position: u32,
+    hash: u32,
+}
+
 #[derive(Debug, Default)]
 struct Table {
-    /// Positions of the entries, by hash.
-    index: HashTable<u32>,
+    /// Where the entries are, by hash.
+    index: HashTable<Slot>,
     entries: Vec<Option<Entry>>,
     free: Vec<u32>,
     /// Named by position: few, and long.
@@ -59,9 +67,14 @@ fn id(kind: Kind, iss: &str, value: &str) -> u128 {
     hasher.finish128().as_u128()
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "any 64 of the 128 bits will do")]
-fn short(id: u128) -> u64 {
-    id as u64
+#[expect(clippy::cast_possible_truncation, reason = "any 32 of the 128 bits will do")]
+fn short(id: u128) -> u32 {
+    id as u32
+}
+
+/// For a table that reads both ends of a hash.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
 }
 
 impl Table {
@@ -82,12 +95,14 @@ impl Table {
     }
 
     fn find(&self, kind: Kind, iss: &str, value: &str) -> Option<u32> {
-        let is_it = |position: &u32| {
-            self.entry(*position).is_some_and(|entry| {
-                entry.kind == kind && *entry.value == *value && self.issuer(entry) == iss
-            })
+        let hash = short(id(kind, iss, value));
+        let is_it = |slot: &Slot| {
+            slot.hash == hash
+                && self.entry(slot.position).is_some_and(|entry| {
+                    entry.kind == kind && *entry.value == *value && self.issuer(entry) == iss
+                })
         };
-        self.index.find(short(id(kind, iss, value)), is_it).copied()
+        self.index.find(spread(hash), is_it).map(|slot| slot.position)
     }
 
     fn len(&self) -> usize {
@@ -121,22 +136,14 @@ impl Table {
             *count += 1;
         }
         let hash = short(id(selector.kind, &selector.iss, &selector.value));
-        let Self { index, entries, issuers, .. } = self;
-        let rehash = |position: &u32| {
-            let entry = entries.get(*position as usize).and_then(Option::as_ref);
-            entry.map_or(0, |entry| {
-                let iss = issuers.get(usize::from(entry.issuer)).map_or("", |iss| iss);
-                short(id(entry.kind, iss, &entry.value))
-            })
-        };
-        index.insert_unique(hash, position, rehash);
+        self.index.insert_unique(spread(hash), Slot { position, hash }, |slot| spread(slot.hash));
         Some(position)
     }
 
     fn remove(&mut self, position: u32) {
         let Some(entry) = self.entries.get_mut(position as usize).and_then(Option::take) else { return };
         let hash = short(self.id_of(&entry));
-        if let Ok(found) = self.index.find_entry(hash, |other| *other == position) {
+        if let Ok(found) = self.index.find_entry(spread(hash), |slot| slot.position == position) {
             found.remove();
         }
         if let Some(count) = self.kinds.get_mut(entry.kind as usize) {
@@ -296,8 +303,8 @@ impl Blacklist {
     pub(super) fn withdraw(&self, id: &str) -> Option<bool> {
         let id = u128::from_str_radix(id, 16).ok()?;
         let mut table = self.write();
-        let is_it = |position: &u32| table.entry(*position).is_some_and(|entry| table.id_of(entry) == id);
-        let position = table.index.find(short(id), is_it).copied()?;
+        let is_it = |slot: &Slot| table.entry(slot.position).is_some_and(|entry| table.id_of(entry) == id);
+        let position = table.index.find(spread(short(id)), is_it)?.position;
         let entry = table.entry_mut(position)?;
         entry.expires = 0;
         if entry.round != 0 {
