@@ -1,7 +1,6 @@
 //! One upgrade, in a straight line: verdict, places, registration, blacklist, dial, the backend's 101,
 //! the client's 101. Everything held on the way releases itself when the client leaves.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -12,7 +11,8 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::judge::{self, Judged};
-use super::plan::{Auth, Gate, Guest, HttpToken, OnUserLimit, Plan, Snapshot, Who};
+use super::places;
+use super::plan::{Auth, Gate, Guest, HttpToken, Plan, Snapshot, Who};
 use super::refuse::switching;
 use super::visit::Visit;
 use crate::base::clock::Unix;
@@ -25,11 +25,10 @@ use crate::policy::carrier::Delivery;
 use crate::policy::claims::Facts;
 use crate::policy::headers::{Told, outgoing};
 use crate::policy::jwt;
-use crate::policy::peer::{self, Peer};
+use crate::policy::peer::Peer;
 use crate::policy::request::Kind;
 use crate::policy::trace::Trace;
 use crate::state::sessions::{Places, Registration};
-use crate::state::tally::Place;
 use crate::state::verified::Verified;
 use crate::telemetry::logging::Level;
 
@@ -267,7 +266,7 @@ async fn admit(
     let plan = Arc::clone(&verdict.judged.plan);
     let leniency = &mut verdict.judged.leniency;
     let address =
-        leniency.apply(address_place(gate, &plan, snapshot.settings.counted(visit.peer)))?.flatten();
+        leniency.apply(places::of_address(gate, &plan, snapshot.settings.counted(visit.peer)))?.flatten();
     let all = Some(gate.permits.take().ok_or(Reason::SessionsFull)?);
     let guest = Guest {
         who: who.clone(),
@@ -291,33 +290,6 @@ async fn admit(
     Ok(Admitted { snapshot: Arc::clone(snapshot), verdict, registration })
 }
 
-fn address_place(gate: &Gate, plan: &Plan, address: Option<IpAddr>) -> Result<Option<Place>, Reason> {
-    let shared = &plan.limits.per_address;
-    let (Some(limit), Some(address)) = (shared.limit, address) else { return Ok(None) };
-    let key = gate.addresses.key(&[shared.scope.as_bytes(), &peer::prefix(address)]);
-    gate.addresses.take(key, limit).map(Some).ok_or(Reason::AddressSessionsExceeded)
-}
-
-/// A place under the user's limit, if need be that of the user's oldest session. The last step before the
-/// dial: nobody who is refused pushes anybody out.
-fn user_place(gate: &Gate, plan: &Plan, registration: &Registration<Guest>) -> Result<(), Reason> {
-    let shared = &plan.limits.per_user;
-    let facts = registration.entry.subject.who.facts.as_deref();
-    let (Some(limit), Some(facts)) = (shared.limit, facts) else { return Ok(()) };
-    let Some(sub) = facts.sub() else { return Ok(()) };
-    let key = gate.users.key(&[shared.scope.as_bytes(), facts.iss().as_bytes(), sub.as_bytes()]);
-    loop {
-        if let Some(place) = gate.users.take(key, limit) {
-            registration.entry.hold(place);
-            return Ok(());
-        }
-        let may_displace = plan.limits.on_user_limit == OnUserLimit::CloseOldest && !plan.shadow;
-        if !may_displace || !gate.sessions.displace_oldest(facts.iss(), sub, key) {
-            return Err(Reason::UserSessionsExceeded);
-        }
-    }
-}
-
 /// The whole line.
 pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who) -> Result<Outcome, Reject> {
     let mut peer = visit.peer.clone();
@@ -338,7 +310,7 @@ pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who)
     let visit = Visit { peer: &peer, ..visit };
     let admitted = admitted.and_then(|mut admitted| {
         let judged = &mut admitted.verdict.judged;
-        judged.leniency.apply(user_place(gate, &judged.plan, &admitted.registration))?;
+        judged.leniency.apply(places::of_user(gate, &judged.plan, &admitted.registration))?;
         Ok(admitted)
     });
     gate.recorder.metrics.verdict_after(started.elapsed());

@@ -13,6 +13,7 @@ pub mod first;
 pub mod forward;
 pub mod handshake;
 pub mod judge;
+pub mod places;
 pub mod plan;
 pub mod refuse;
 pub mod session;
