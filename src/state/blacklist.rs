@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use hashbrown::HashTable;
 use prometheus_client::metrics::gauge::Gauge;
-use siphasher::sip128::{Hasher128, SipHasher24};
 
+use super::naming::{id, short, spread, written};
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::claims::Facts;
@@ -54,27 +54,6 @@ struct Table {
     issuers: Vec<Box<str>>,
     /// How many there are of each kind: what there is none of need not be looked up.
     kinds: [u32; Kind::ALL.len()],
-}
-
-/// Name of a revocation: the same on every replica, whoever computes it.
-fn id(kind: Kind, iss: &str, value: &str) -> u128 {
-    use std::hash::Hasher as _;
-    let mut hasher = SipHasher24::new();
-    hasher.write_u8(kind as u8);
-    hasher.write_u64(iss.len() as u64);
-    hasher.write(iss.as_bytes());
-    hasher.write(value.as_bytes());
-    hasher.finish128().as_u128()
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "any 32 of the 128 bits will do")]
-fn short(id: u128) -> u32 {
-    id as u32
-}
-
-/// For a table that reads both ends of a hash.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash) << 32 | u64::from(hash)
 }
 
 impl Table {
@@ -193,10 +172,6 @@ pub struct Page<T> {
     pub total: usize,
     /// Where the next page begins.
     pub next: Option<String>,
-}
-
-fn written(id: u128) -> String {
-    format!("{id:032x}")
 }
 
 impl Blacklist {

@@ -4,6 +4,7 @@ pub mod attempts;
 pub mod blacklist;
 pub mod keyring;
 pub mod lifecycle;
+pub mod naming;
 pub mod permits;
 pub mod revocation;
 pub mod sessions;

@@ -1,0 +1,32 @@
+//! What a revocation is called, and where it is looked for.
+
+use std::hash::Hasher as _;
+
+use siphasher::sip128::{Hasher128, SipHasher24};
+
+use crate::policy::revocation::Kind;
+
+/// Name of a revocation: the same on every replica, whoever computes it.
+pub fn id(kind: Kind, iss: &str, value: &str) -> u128 {
+    let mut hasher = SipHasher24::new();
+    hasher.write_u8(kind as u8);
+    hasher.write_u64(iss.len() as u64);
+    hasher.write(iss.as_bytes());
+    hasher.write(value.as_bytes());
+    hasher.finish128().as_u128()
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "any 32 of the 128 bits will do")]
+pub fn short(id: u128) -> u32 {
+    id as u32
+}
+
+/// For a table that reads both ends of a hash.
+pub fn spread(hash: u32) -> u64 {
+    u64::from(hash) << 32 | u64::from(hash)
+}
+
+/// As operators see it.
+pub fn written(id: u128) -> String {
+    format!("{id:032x}")
+}
