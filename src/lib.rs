@@ -45,7 +45,9 @@
 //! 4. `io::upstream` asks the backend and checks its 101 in every respect. Before that not one byte of the
 //!    client follows; after it the client gets its own 101.
 //! 5. `proxy::session` lives: one task, one poll in fixed order, one timer. `proxy::splice` moves the
-//!    bytes, `policy::frame` says where frames begin and end and which of them pass.
+//!    bytes, `policy::frame` says where frames begin and end and which of them pass. `proxy::lifetime` has
+//!    the clocks: token, idleness, age, and the pings of `proxy::heartbeat`, whose pongs are taken out of the
+//!    stream. `proxy::extension` prolongs it when a newer token of its login comes by.
 //! 6. `proxy::closing` ends: Close at a frame boundary, FIN, read and discard until the peer's end.
 //!
 //! A plain request takes steps 1 and 2, is judged the same way, and goes on in `proxy::forward`. What a
@@ -54,7 +56,7 @@
 //!
 //! # Around it
 //! `app::reload` builds the next snapshot, swaps it in, and judges every live session again; what they
-//! were judged by is kept with them (`proxy::plan::Guest`). `app::feed` reads the file of revocations.
+//! were judged by is kept with them (`proxy::guest::Guest`). `app::feed` reads the file of revocations.
 //! `app::operator` answers those who ask who is on the gate, throw out and revoke. `app::explain` runs
 //! the handshake's own judge with a `policy::trace::Trace` in its hand; `app::report` reads what shadow
 //! mode has written.

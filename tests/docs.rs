@@ -18,7 +18,7 @@ use sidegate::app::{Log, bind};
 const ISSUER: &str = "[[issuer]]\nurl = \"https://sso.example.com/realms/demo\"\naudiences = [\"chat\"]\n";
 
 /// Every table of the configuration file.
-const SECTIONS: [&str; 31] = [
+const SECTIONS: [&str; 33] = [
     "listen",
     "runtime",
     "admin",
@@ -33,6 +33,7 @@ const SECTIONS: [&str; 31] = [
     "security_headers",
     "limits",
     "blacklist",
+    "heartbeat",
     "session",
     "refuse",
     "refuse.codes",
@@ -45,6 +46,7 @@ const SECTIONS: [&str; 31] = [
     "route.csp",
     "route.security_headers",
     "route.limits",
+    "route.heartbeat",
     "route.session",
     "route.refuse",
     "drain",
@@ -55,7 +57,7 @@ const SECTIONS: [&str; 31] = [
 /// They touch nothing unless they are written, so the example has them commented out as a whole.
 const OPTIONAL: [&str; 3] = ["cors", "csp", "security_headers"];
 
-const ROOT_KEYS: &str = "admin, blacklist, cors, csp, drain, http, identity, issuer, limits, listen, log, metrics, origin, refuse, route, runtime, security_headers, session, token, upstream";
+const ROOT_KEYS: &str = "admin, blacklist, cors, csp, drain, heartbeat, http, identity, issuer, limits, listen, log, metrics, origin, refuse, route, runtime, security_headers, session, token, upstream";
 
 fn file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
@@ -687,23 +689,18 @@ fn what_is_no_toml_is_told_with_its_line() {
 #[test]
 fn a_key_that_is_not_built_yet_is_an_unknown_key() {
     const LISTEN: &str = "address, allow_addresses, handshake_timeout, header_size, header_timeout, hosts, keep_alive, max_connections, public_url, trusted_proxies";
-    const SESSION: &str = "close_timeout, expiry_grace, on_expiry, write_timeout";
     const BLACKLIST: &str = "file, max_entries, on_stale, retention, stale_after";
-    for section in ["heartbeat", "tickets", "tracing"] {
+    for section in ["tickets", "tracing"] {
         let told = format!("line 1: {section} = [{section}]: unknown key; accepted here: {ROOT_KEYS}");
         assert_eq!(problems(&load(&format!("[{section}]\n{ISSUER}"))), [told]);
     }
     for (section, key, value, accepted) in [
-        ("session", "extend", "true", SESSION),
-        ("session", "idle_timeout", "\"off\"", SESSION),
-        ("session", "max_age", "\"off\"", SESSION),
         ("blacklist", "redis", "{ url = \"redis://127.0.0.1\" }", BLACKLIST),
         ("blacklist", "backchannel_logout", "{ path = \"/logout\" }", BLACKLIST),
         ("listen", "proxy_protocol", "true", LISTEN),
         ("listen", "http2", "true", LISTEN),
         ("listen", "tls", "{ cert = \"a\" }", LISTEN),
         ("listen", "adress", "\"\"", LISTEN),
-        ("drain", "spread", "\"15s\"", "deadline, delay"),
         ("identity", "assertion", "\"x\"", "headers, payload"),
         ("token", "form", "[]", "cache, from"),
     ] {

@@ -1,5 +1,6 @@
 //! The end of the process: not ready, still serving for a while, sessions closed, bounded in time.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -8,11 +9,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::base::clock::Unix;
 use crate::base::effective::Effective;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Grace, Span};
-use crate::proxy::plan::Gate;
+use crate::proxy::gate::Gate;
 use crate::state::lifecycle::Phase;
 use crate::telemetry::logging::Level;
 
@@ -21,6 +23,8 @@ use crate::telemetry::logging::Level;
 pub struct DrainSettings {
     /// Not ready, but serving: endpoints propagate.
     pub delay: Duration,
+    /// Sessions are closed over this time.
+    pub spread: Duration,
     /// In all.
     pub deadline: Option<Duration>,
 }
@@ -29,13 +33,21 @@ impl DrainSettings {
     pub fn read(section: &Section<'_>) -> Self {
         let delay = section.get("delay", Grace(Duration::from_secs(5))).0;
         let deadline = section.get("deadline", Some(Span(Duration::from_secs(25)))).map(|span| span.0);
+        // The last ones need some time to answer.
+        let rest = deadline.map_or(Duration::MAX, |deadline| deadline.saturating_sub(delay) * 3 / 4);
+        let spread = section.get("spread", Grace(Duration::from_secs(15).min(rest))).0;
         if deadline.is_some_and(|deadline| delay >= deadline) {
             section.problem(
                 "delay",
                 "accepted: less than [drain] deadline, or no time is left to close sessions",
             );
+        } else if deadline.is_some_and(|deadline| delay + spread > deadline) {
+            section.problem(
+                "spread",
+                "accepted: with delay no more than [drain] deadline, at which the rest is cut without a Close",
+            );
         }
-        Self { delay, deadline }
+        Self { delay, spread, deadline }
     }
 }
 
@@ -162,6 +174,23 @@ impl Control {
         }
     }
 
+    /// Closes all sessions over `spread`, the idle ones first: who is in the middle of something may finish.
+    async fn close_all(&self, spread: Duration) {
+        let gate = &self.gate;
+        let mut sessions = gate.sessions.matching(|_| true);
+        sessions.sort_by_cached_key(|entry| entry.counters.last_data.load(Ordering::Relaxed));
+        let began = Instant::now();
+        for (entry, at) in sessions.iter().zip(schedule(sessions.len(), spread, jitter)) {
+            let due = began + at;
+            if due > Instant::now() && gate.sessions.count() > 0 {
+                tokio::time::sleep_until(due).await;
+            }
+            entry.switch.end(Reason::Draining, Unix::now());
+        }
+        // Handshakes that were past their verdict when it began.
+        gate.sessions.end_where(Reason::Draining, |_| true);
+    }
+
     async fn carry_out(&self) {
         let (gate, log) = (&self.gate, &self.gate.recorder.log);
         let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).0;
@@ -172,7 +201,7 @@ impl Control {
         tokio::time::sleep(settings.delay).await;
         gate.lifecycle.advance(Phase::Closing);
         self.closing.send_replace(true);
-        gate.sessions.end_where(Reason::Draining, |_| true);
+        self.close_all(settings.spread).await;
         while gate.sessions.count() > 0 || gate.connections.taken() > 0 {
             if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                 if let Some(line) = log.line(Level::Warn, "drain_deadline") {
@@ -192,6 +221,21 @@ impl Control {
     }
 }
 
+/// When each of `count` sessions is closed, evenly over `spread` but for a jitter of one step: the crowd
+/// that comes back is as thin as the time allows.
+fn schedule(count: usize, spread: Duration, jitter: impl Fn() -> f64) -> Vec<Duration> {
+    let count = u32::try_from(count).unwrap_or(u32::MAX);
+    let step = spread.as_secs_f64() / f64::from(count.max(1));
+    (0..count).map(|n| Duration::from_secs_f64(step * (f64::from(n) + jitter()))).collect()
+}
+
+/// From 0 to 1.
+fn jitter() -> f64 {
+    let mut random = [0; 2];
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX)
+}
+
 /// SIGTERM and SIGINT drain; a second one cuts.
 pub fn obey_signals(control: &Arc<Control>) -> Result<()> {
     for kind in [SignalKind::terminate(), SignalKind::interrupt()] {
@@ -204,4 +248,26 @@ pub fn obey_signals(control: &Arc<Control>) -> Result<()> {
         });
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn never_more_than_a_third_is_closed_in_a_tenth_of_the_time() {
+        let spread = Duration::from_secs(10);
+        for count in [0, 1, 2, 9, 10, 100, 9000] {
+            let at = schedule(count, spread, jitter);
+            assert_eq!(at.len(), count);
+            assert!(at.iter().all(|at| *at <= spread), "{count}");
+            assert!(at.is_sorted(), "{count}");
+            let most = at
+                .iter()
+                .map(|from| at.iter().filter(|at| *at >= from && **at < *from + spread / 10).count());
+            let most = most.max().unwrap_or(0);
+            assert!(count < 9 || most * 3 <= count, "{most} of {count}");
+        }
+        assert_eq!(schedule(3, Duration::ZERO, jitter), [Duration::ZERO; 3]);
+    }
 }

@@ -9,7 +9,8 @@ use tokio::time::Instant;
 use crate::base::clock::Unix;
 use crate::io::files::Watched;
 use crate::policy::revocation::{Kind, Selector};
-use crate::proxy::plan::{BlacklistSettings, Gate, OnStale, Snapshot};
+use crate::proxy::gate::Gate;
+use crate::proxy::plan::{BlacklistSettings, OnStale, Snapshot};
 use crate::state::revocation::replace_file;
 use crate::telemetry::logging::Level;
 

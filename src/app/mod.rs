@@ -29,7 +29,7 @@ use self::feed::Feed;
 use self::reload::{Fetchers, Reloader, affordable};
 use crate::io::listener;
 use crate::proxy::connection;
-use crate::proxy::plan::Gate;
+use crate::proxy::gate::Gate;
 use crate::proxy::worker::Worker;
 pub use crate::telemetry::logging::{Format, Level, Log, LogSettings};
 use crate::telemetry::metrics::Metrics;

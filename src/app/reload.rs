@@ -16,8 +16,9 @@ use crate::base::section::Problem;
 use crate::io::files::Watched;
 use crate::io::jwks::Source;
 use crate::io::listener;
+use crate::proxy::gate::Gate;
 use crate::proxy::judge;
-use crate::proxy::plan::{Gate, Snapshot};
+use crate::proxy::plan::Snapshot;
 use crate::state::sessions::Subject as _;
 use crate::telemetry::logging::{Level, Log, LogSettings};
 
@@ -200,9 +201,9 @@ fn judge_again(gate: &Gate, snapshot: &Snapshot) -> usize {
     let now = Unix::now();
     let mut closed = 0;
     for entry in gate.sessions.matching(|_| true) {
-        let facts = entry.subject.who.facts.as_deref();
-        let revoked = facts.map_or(Ok(()), |facts| gate.blacklist.check(facts, now));
-        match judge::again(snapshot, &entry.subject, revoked, now) {
+        let token = entry.subject.facts();
+        let revoked = token.as_ref().map_or(Ok(()), |token| gate.blacklist.check(token, now));
+        match judge::again(snapshot, &entry.subject, token.as_deref(), revoked, now) {
             Ok(None) => {}
             Ok(Some(reason)) => {
                 entry.subject.note(reason);

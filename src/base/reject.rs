@@ -143,6 +143,9 @@ reasons! {
     HeaderTimeout "header_timeout" 0 Close::Never, Client Malformed Refusal "" "listen.header_timeout" "send the request head sooner";
     FrameMalformed "frame_malformed" 0 Close::Code(1002), Client Malformed Ending "" "" "send frames that RFC 6455 section 5 allows";
     MessageTooBig "message_too_big" 0 Close::Code(1009), Client Limited Ending "" "limits.message limits.fragments" "send smaller messages";
+    PongTimeout "pong_timeout" 0 Close::Timeout, Client UpstreamFailed Ending "" "heartbeat.missed" "reconnect";
+    IdleTimeout "idle_timeout" 0 Close::Timeout, Client UpstreamFailed Ending "" "session.idle_timeout" "reconnect when there is something to say";
+    SessionTooLong "session_too_long" 0 Close::Timeout, Gate UpstreamFailed Ending "" "session.max_age" "reconnect";
     WriteTimeout "write_timeout" 0 Close::Timeout, Client UpstreamFailed Ending "" "session.write_timeout" "reconnect";
     Draining "draining" 503 Close::Code(1012), Gate Unavailable Both "" "" "reconnect: another replica will answer";
     OperatorClosed "operator_closed" 503 Close::Code(1012), Gate Unavailable Both "" "" "reconnect: an operator has closed this session";

@@ -2,14 +2,20 @@
 //! The bytes themselves stay as they are: no unmasking, no re-framing. Refused is what would make the
 //! account ambiguous; reserved opcodes, RSV bits and UTF-8 are the receiver's judgement.
 
-use std::time::Duration;
-
 use super::profile::Profile;
 use crate::base::section::Section;
 use crate::base::value::{Count, Rate, Size, words};
 
-/// Longest header: two bytes, eight of length, four of mask.
-pub const MAX_HEADER: usize = 14;
+/// What says that a ping is the gate's own.
+pub type Tag = [u8; 8];
+
+/// Payload of such a ping: tag and counter.
+const TAGGED: u64 = 10;
+/// Its pong as a client sends it: header, mask, payload. Longer than any header, which has two bytes,
+/// eight of length, four of mask.
+pub const TAGGED_PONG: usize = 16;
+/// Most bytes that are ever held back.
+const MAX_HELD: usize = TAGGED_PONG;
 
 /// More pings and pongs of one client in a second are a flood, not a heartbeat.
 pub const MAX_CONTROLS_PER_SECOND: u32 = 100;
@@ -126,15 +132,6 @@ impl Counts {
     pub fn controls(&self) -> u64 {
         self.ping + self.pong
     }
-
-    #[cfg(test)]
-    fn add(&mut self, other: &Self) {
-        self.text += other.text;
-        self.binary += other.binary;
-        self.ping += other.ping;
-        self.pong += other.pong;
-        self.close += other.close;
-    }
 }
 
 /// Why a scan went no further.
@@ -165,6 +162,9 @@ pub struct Scan {
     pub approved: usize,
     pub counts: Counts,
     pub stop: Option<Stop>,
+    /// What follows the approved bytes is a pong of the gate's own, [`TAGGED_PONG`] bytes, with this
+    /// counter: to be taken out.
+    pub pong: Option<u16>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -187,7 +187,7 @@ pub struct Scanner {
     sender: Sender,
     /// Payload of the current frame that is still to come.
     left: u64,
-    held: [u8; MAX_HEADER],
+    held: [u8; MAX_HELD],
     have: u8,
     open: Option<Message>,
     closing: Option<Closing>,
@@ -203,7 +203,7 @@ struct Header {
 
 impl Scanner {
     pub fn new(sender: Sender) -> Self {
-        Self { sender, left: 0, held: [0; MAX_HEADER], have: 0, open: None, closing: None }
+        Self { sender, left: 0, held: [0; MAX_HELD], have: 0, open: None, closing: None }
     }
 
     /// Bytes held back: the next chunk must begin with them.
@@ -224,7 +224,7 @@ impl Scanner {
     }
 
     /// Reads a chunk that begins with the bytes held back from the one before.
-    pub fn scan(&mut self, chunk: &[u8], limits: &FrameLimits, budget: Budget) -> Scan {
+    pub fn scan(&mut self, chunk: &[u8], limits: &FrameLimits, budget: Budget, tag: Option<&Tag>) -> Scan {
         self.have = 0;
         let mut scan = Scan::default();
         loop {
@@ -246,18 +246,27 @@ impl Scanner {
                 return scan;
             }
             match self.header(rest) {
-                Ok(Some(header)) => match self.enter(&header, limits, budget, &mut scan.counts) {
-                    Ok(()) => scan.approved += header.length,
-                    Err(stop) => {
-                        scan.stop = Some(stop);
-                        return scan;
+                Ok(Some(header)) => {
+                    if let Some(tag) = tag.filter(|_| self.may_be_ours(&header)) {
+                        let Some(pong) = rest.first_chunk() else {
+                            self.hold(rest);
+                            return scan;
+                        };
+                        scan.pong = counter_of(pong, header.mask, *tag);
+                        if scan.pong.is_some() {
+                            return scan;
+                        }
                     }
-                },
+                    match self.enter(&header, limits, budget, &mut scan.counts) {
+                        Ok(()) => scan.approved += header.length,
+                        Err(stop) => {
+                            scan.stop = Some(stop);
+                            return scan;
+                        }
+                    }
+                }
                 Ok(None) => {
-                    self.have = u8::try_from(rest.len()).unwrap_or(0);
-                    for (held, byte) in self.held.iter_mut().zip(rest) {
-                        *held = *byte;
-                    }
+                    self.hold(rest);
                     return scan;
                 }
                 Err(stop) => {
@@ -266,6 +275,18 @@ impl Scanner {
                 }
             }
         }
+    }
+
+    fn hold(&mut self, rest: &[u8]) {
+        self.have = u8::try_from(rest.len()).unwrap_or(0);
+        for (held, byte) in self.held.iter_mut().zip(rest) {
+            *held = *byte;
+        }
+    }
+
+    /// A pong as long as ours: only all of it tells.
+    fn may_be_ours(&self, header: &Header) -> bool {
+        self.sender == Sender::Client && header.opcode == 0xa && header.payload == TAGGED
     }
 
     /// The header at the start of `bytes`; `None` = not all of it is there yet.
@@ -365,6 +386,17 @@ impl Scanner {
     }
 }
 
+/// The counter in a pong with our tag.
+fn counter_of(pong: &[u8; TAGGED_PONG], mask: [u8; 4], tag: Tag) -> Option<u16> {
+    let mut payload = [0; 10];
+    let masked = pong.iter().skip(6).zip(mask.iter().cycle());
+    for (slot, (byte, key)) in payload.iter_mut().zip(masked) {
+        *slot = byte ^ key;
+    }
+    let [ours @ .., high, low] = payload;
+    (ours == tag).then(|| u16::from_be_bytes([high, low]))
+}
+
 /// Our own Close frame (RFC 6455 §5.5.1), for the client; for the backend it is masked with `mask`.
 pub fn close_frame(code: u16, text: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
     let text = text.as_bytes().get(..text.len().min(123)).unwrap_or_default();
@@ -380,40 +412,20 @@ pub fn close_frame(code: u16, text: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
     frame
 }
 
-/// A sliding count over two buckets: never more than the rate in any window of its length, to within
-/// the evenness of the last one.
-#[derive(Clone, Debug, Default)]
-pub struct Window {
-    started: Duration,
-    before: u64,
-    now: u64,
-}
-
-impl Window {
-    /// How many more may come at `now` (time since any fixed start).
-    pub fn budget(&mut self, rate: Rate, now: Duration) -> u64 {
-        let age = now.saturating_sub(self.started);
-        if age >= rate.per * 2 {
-            *self = Self { started: now, before: 0, now: 0 };
-        } else if age >= rate.per {
-            *self = Self { started: self.started + rate.per, before: self.now, now: 0 };
-        }
-        let age = now.saturating_sub(self.started).as_nanos();
-        let per = rate.per.as_nanos().max(1);
-        let weighted = u128::from(self.before) * per.saturating_sub(age);
-        let before = u64::try_from(weighted.div_ceil(per)).unwrap_or(u64::MAX);
-        u64::from(rate.count).saturating_sub(before.saturating_add(self.now))
-    }
-
-    pub fn spend(&mut self, count: u64) {
-        self.now = self.now.saturating_add(count);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    impl Counts {
+        fn add(&mut self, other: &Self) {
+            self.text += other.text;
+            self.binary += other.binary;
+            self.ping += other.ping;
+            self.pong += other.pong;
+            self.close += other.close;
+        }
+    }
 
     fn frame(sender: Sender, first: u8, payload: &[u8]) -> Vec<u8> {
         let masked = if sender == Sender::Client { 0x80 } else { 0 };
@@ -445,7 +457,7 @@ mod tests {
         for chunk in chunks {
             let mut bytes = scanner.held().to_vec();
             bytes.extend_from_slice(chunk);
-            let scan = scanner.scan(&bytes, limits, Budget::UNLIMITED);
+            let scan = scanner.scan(&bytes, limits, Budget::UNLIMITED, None);
             out.extend_from_slice(&bytes[..scan.approved]);
             counts.add(&scan.counts);
             if scan.stop.is_some() {
@@ -508,7 +520,7 @@ mod tests {
     #[test]
     fn budgets_stop_the_frame_that_exceeds_them() {
         let two = [frame(Sender::Client, 0x81, b"a"), frame(Sender::Client, 0x81, b"b")].concat();
-        let scan = |budget| Scanner::new(Sender::Client).scan(&two, &FrameLimits::default(), budget);
+        let scan = |budget| Scanner::new(Sender::Client).scan(&two, &FrameLimits::default(), budget, None);
         let one = scan(Budget { messages: 1, controls: 0 });
         assert_eq!((one.approved, one.stop), (two.len() / 2, Some(Stop::TooMany)));
         assert_eq!(scan(Budget { messages: 2, controls: 0 }).stop, None);
@@ -517,6 +529,7 @@ mod tests {
             &pings,
             &FrameLimits::default(),
             Budget { messages: 0, controls: 1 },
+            None,
         );
         assert_eq!((scan.approved, scan.stop), (pings.len() / 2, Some(Stop::TooMany)));
     }
@@ -549,16 +562,47 @@ mod tests {
         assert_eq!(close_frame(1000, &"x".repeat(500), None).len(), 127);
     }
 
+    /// What passes a scanner that knows the tag, and the counters of the pongs that it has taken out.
+    fn without_pongs(chunks: &[&[u8]], tag: Tag) -> (Vec<u8>, Vec<u16>, Counts) {
+        let mut scanner = Scanner::new(Sender::Client);
+        let (mut out, mut pongs, mut counts) = (Vec::new(), Vec::new(), Counts::default());
+        for chunk in chunks {
+            let mut bytes = [scanner.held(), chunk].concat();
+            loop {
+                let scan = scanner.scan(&bytes, &FrameLimits::default(), Budget::UNLIMITED, Some(&tag));
+                out.extend_from_slice(&bytes[..scan.approved]);
+                counts.add(&scan.counts);
+                assert_eq!(scan.stop, None);
+                let Some(counter) = scan.pong else { break };
+                pongs.push(counter);
+                bytes.drain(..scan.approved + TAGGED_PONG);
+            }
+        }
+        (out, pongs, counts)
+    }
+
     #[test]
-    fn a_window_never_lets_twice_the_rate_through() {
-        let rate = Rate { count: 10, per: Duration::from_secs(1) };
-        let mut window = Window::default();
-        let at = Duration::from_millis;
-        assert_eq!(window.budget(rate, at(990)), 10);
-        window.spend(10);
-        assert_eq!(window.budget(rate, at(1010)), 0);
-        assert_eq!(window.budget(rate, at(1500)), 5);
-        assert_eq!(window.budget(rate, at(3000)), 10);
+    fn only_a_pong_with_the_tag_is_taken_out() {
+        let tag = *b"12345678";
+        let pong = |payload: &[u8]| frame(Sender::Client, 0x8a, payload);
+        let (ours, text) = (pong(b"12345678\x01\x02"), frame(Sender::Client, 0x81, b"hi"));
+        let stream = [&text[..], &ours, &text, &ours, &ours].concat();
+        let (out, pongs, counts) = without_pongs(&[&stream], tag);
+        assert_eq!((out, pongs), ([&text[..], &text].concat(), vec![0x0102; 3]));
+        assert_eq!((counts.pong, counts.text), (0, 2));
+        for other in [&b"12345679\x01\x02"[..], b"12345678\x01", b"12345678\x01\x02\x03", b""] {
+            assert_eq!(
+                without_pongs(&[&pong(other)], tag),
+                (pong(other), vec![], Counts { pong: 1, ..Counts::default() })
+            );
+        }
+        let asked = frame(Sender::Client, 0x89, b"12345678\x01\x02");
+        assert_eq!(without_pongs(&[&asked], tag).0, asked);
+        assert_eq!(
+            scan_all(Sender::Client, &[&ours], &FrameLimits::default()).0,
+            ours,
+            "no ping was ever sent"
+        );
     }
 
     prop_compose! {
@@ -568,6 +612,31 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pongs_of_ours_vanish_however_the_stream_is_split(
+            frames in prop::collection::vec((any_frame(), any::<bool>()), 1..10),
+            cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..40),
+        ) {
+            let tag = *b"abcdefgh";
+            let (mut stream, mut rest, mut ours) = (Vec::new(), Vec::new(), 0);
+            for ((first, n), pong) in frames {
+                let bytes = frame(Sender::Client, first, &vec![7; n]);
+                stream.extend_from_slice(&bytes);
+                rest.extend_from_slice(&bytes);
+                if pong {
+                    stream.extend(frame(Sender::Client, 0x8a, b"abcdefgh\0\x01"));
+                    ours += 1;
+                }
+            }
+            let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(stream.len() + 1)).collect();
+            at.extend([0, stream.len()]);
+            at.sort_unstable();
+            let chunks: Vec<&[u8]> = at.windows(2).map(|pair| &stream[pair[0]..pair[1]]).collect();
+            let (out, pongs, _) = without_pongs(&chunks, tag);
+            prop_assert_eq!(out, rest);
+            prop_assert_eq!(pongs, vec![1; ours]);
+        }
+
         #[test]
         fn any_split_of_a_valid_stream_gives_the_same_bytes(
             frames in prop::collection::vec(any_frame(), 1..12),

@@ -20,3 +20,4 @@ pub mod route;
 pub mod rule;
 pub mod security_headers;
 pub mod trace;
+pub mod window;

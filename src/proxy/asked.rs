@@ -10,7 +10,8 @@ use tokio::time::Instant;
 
 use super::body::Body;
 use super::dress::Dress;
-use super::plan::{Plan, Settings, Who};
+use super::guest::Who;
+use super::plan::{Plan, Settings};
 use super::refuse;
 use super::visit::Visit;
 use super::worker::Worker;

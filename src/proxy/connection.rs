@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use super::closing::FOREVER;
 use super::entry::{self, serve};
 use super::first::{self, First};
-use super::plan::Who;
+use super::guest::Who;
 use super::wire::{ClientIo, HeadLimits, HeadTimer, MAX_HEADERS, Wire};
 use super::worker::Worker;
 use crate::base::reject::Reason;

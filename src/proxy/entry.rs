@@ -16,10 +16,15 @@ use tokio::time::Instant;
 use super::asked::Asked;
 use super::body::Body;
 use super::dress::{self, Dress};
+use super::extension;
 use super::forward;
+use super::gate::Gate;
+use super::guest::{Guest, Who};
 use super::handshake::{self, Agreed, Outcome};
 use super::judge;
-use super::plan::{Gate, Guest, Snapshot, Who};
+use super::lifetime::Lifetime;
+use super::passing;
+use super::plan::Snapshot;
 use super::refuse::{self, close};
 use super::session::{Early, Session};
 use super::visit::Visit;
@@ -198,11 +203,12 @@ fn open(gate: &Gate, agreed: Agreed, head: &Parts, started: Instant) -> Answer {
     let session = Session {
         frames: Arc::clone(&agreed.plan.frames),
         settings: Arc::clone(&agreed.plan.session),
+        heartbeat: Arc::clone(&agreed.plan.heartbeat),
         refuse: Arc::clone(&agreed.plan.refuse),
         shadow: agreed.plan.shadow,
         record: SessionRecord::open(recorder, entry, started.elapsed(), agreed.would_refuse, &target),
         registration: Some(agreed.registration),
-        expires: agreed.expires,
+        lifetime: Lifetime::new(&agreed.plan.session, agreed.expires, Instant::now()),
     };
     Answer {
         response: agreed.response.map(|()| Body::Empty),
@@ -282,8 +288,8 @@ async fn forwarded(
 
 /// The verdict on a plain request under one configuration.
 async fn judged(
-    gate: &Gate,
-    snapshot: &Snapshot,
+    gate: &Arc<Gate>,
+    snapshot: &Arc<Snapshot>,
     visit: Visit<'_>,
     who: &mut Who,
 ) -> Result<handshake::Verdict, Reason> {
@@ -296,11 +302,17 @@ async fn judged(
     if cors::is_preflight(visit.head) {
         return Ok(handshake::Verdict::unasked(visit.head, judged));
     }
+    if judge::wants_token(&judged.plan, Kind::Plain).is_none() {
+        passing::look(gate, snapshot, &judged.plan, visit);
+    }
     let (kind, trace) = (Kind::Plain, &mut Trace::Off);
     let mut verdict = handshake::authenticate(snapshot, visit, kind, judged, who, trace).await?;
     let revoked = handshake::check_revoked(gate, verdict.bearer.as_ref());
     if verdict.judged.leniency.apply(revoked)?.is_none() {
         verdict.bearer = None;
+    }
+    if let Some(bearer) = verdict.bearer.as_ref().filter(|_| verdict.judged.leniency.first.is_none()) {
+        extension::offer(gate, snapshot, &bearer.issuer, &bearer.facts);
     }
     Ok(verdict)
 }

@@ -9,8 +9,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version};
 use hyper::body::{Body as _, Incoming};
 
 use super::body::{Activity, Body};
+use super::gate::Gate;
+use super::guest::Who;
 use super::handshake::{Verdict, headers_for_backend, target};
-use super::plan::{Gate, Snapshot, Who};
+use super::plan::Snapshot;
 use super::visit::Visit;
 use crate::base::reject::Reason;
 use crate::io::pool::{Pool, give_up, is_connect, was_reused};

@@ -1,8 +1,9 @@
 //! One upgrade, in a straight line: verdict, places, registration, blacklist, dial, the backend's 101,
 //! the client's 101. Everything held on the way releases itself when the client leaves.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use http::header::{self, HeaderValue};
 use http::request::Parts;
@@ -10,9 +11,12 @@ use http::{HeaderMap, HeaderName, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
+use super::extension;
+use super::gate::Gate;
+use super::guest::{Guest, Who};
 use super::judge::{self, Judged};
 use super::places;
-use super::plan::{Auth, Gate, Guest, HttpToken, Plan, Snapshot, Who};
+use super::plan::{Auth, HttpToken, Plan, Snapshot};
 use super::refuse::switching;
 use super::visit::Visit;
 use crate::base::clock::Unix;
@@ -276,6 +280,7 @@ async fn admit(
         from_cookie: verdict.bearer.as_ref().is_some_and(|bearer| bearer.from_cookie),
         headers: plan.rule.reads_headers().then(|| Box::new(visit.head.headers.clone())),
         shadow: plan.shadow.into(),
+        newer: Mutex::default(),
         noted: AtomicU8::new(0),
     };
     let registration = gate.sessions.register(guest, Places { all, address, user: None });
@@ -315,6 +320,9 @@ pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who)
     });
     gate.recorder.metrics.verdict_after(started.elapsed());
     let Admitted { snapshot, verdict, registration } = admitted?;
+    if let Some(bearer) = verdict.bearer.as_ref().filter(|_| verdict.judged.leniency.first.is_none()) {
+        extension::offer(gate, &snapshot, &bearer.issuer, &bearer.facts);
+    }
     let plan = Arc::clone(&verdict.judged.plan);
     let target = target(visit.head, &verdict.rewrite);
     let mut request = UpgradeRequest::new(&target);
@@ -334,12 +342,10 @@ pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who)
     match answer {
         Answer::Refused(response) => Ok(Outcome::Answered(response)),
         Answer::Switched { headers: answered, early, stream } => {
-            let expires = expiry(&plan, verdict.bearer.as_ref());
-            if let Some(expires) = expires {
-                let at = Unix::now().0 + expires.saturating_duration_since(Instant::now());
-                let millis = u64::try_from(at.as_millis()).unwrap_or_default();
-                registration.entry.expires.store(millis, Ordering::Relaxed);
-            }
+            let until = expiry(&plan, verdict.bearer.as_ref());
+            registration.entry.expires.store(until.unwrap_or_default(), Ordering::Relaxed);
+            let left = until.map(|until| Duration::from_millis(until).saturating_sub(Unix::now().0));
+            let expires = left.map(|left| Instant::now() + left);
             Ok(Outcome::Agreed(Box::new(Agreed {
                 response: agreement(visit.head, &plan, answered),
                 expires,
@@ -390,9 +396,9 @@ fn agreement(head: &Parts, plan: &Plan, mut answered: HeaderMap) -> Response<()>
     response
 }
 
-/// When the session ends with its token.
-fn expiry(plan: &Plan, bearer: Option<&Bearer>) -> Option<Instant> {
+/// When the session ends with its token, in milliseconds since the epoch.
+fn expiry(plan: &Plan, bearer: Option<&Bearer>) -> Option<u64> {
     let bearer = bearer?;
     let end = plan.session.good_until(&bearer.issuer.policy, &bearer.facts)?;
-    Some(Instant::now() + end.saturating_sub(Unix::now().0))
+    u64::try_from(end.as_millis()).ok()
 }

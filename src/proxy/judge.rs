@@ -8,7 +8,8 @@ use http::header::ORIGIN;
 use http::request::Parts;
 use http::{HeaderValue, Method};
 
-use super::plan::{Auth, Guest, HttpAuth, Plan, Settings, Snapshot, Unmatched};
+use super::guest::Guest;
+use super::plan::{Auth, HttpAuth, Plan, Settings, Snapshot, Unmatched};
 use super::visit::Visit;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
@@ -216,6 +217,7 @@ fn same_site(
 pub fn again(
     snapshot: &Snapshot,
     guest: &Guest,
+    token: Option<&Facts>,
     revoked: Result<(), Reason>,
     now: Unix,
 ) -> Result<Option<Reason>, Reason> {
@@ -234,7 +236,8 @@ pub fn again(
     let mut judged = upgrade(settings, visit, &mut Trace::Off).map_err(|(reason, _)| reason)?;
     // Its own clock ends whoever is not in shadow mode.
     let was_shadow = guest.shadow.swap(judged.plan.shadow, Ordering::Relaxed);
-    let verdict = again_with_token(snapshot, guest, visit, &judged, was_shadow.then_some(now)).and(revoked);
+    let now = was_shadow.then_some(now);
+    let verdict = again_with_token(snapshot, guest, token, visit, &judged, now).and(revoked);
     judged.leniency.apply(verdict)?;
     Ok(judged.leniency.first)
 }
@@ -242,11 +245,12 @@ pub fn again(
 fn again_with_token(
     snapshot: &Snapshot,
     guest: &Guest,
+    token: Option<&Facts>,
     visit: Visit<'_>,
     judged: &Judged,
     now: Option<Unix>,
 ) -> Result<(), Reason> {
-    let verified = match &guest.who.facts {
+    let verified = match token {
         _ if wants_token(&judged.plan, Kind::Upgrade).is_none() => None,
         Some(facts) => {
             let issuer = snapshot.issuer(facts.iss()).ok_or(Reason::TokenIssuer)?;

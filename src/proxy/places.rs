@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::plan::{Gate, Guest, OnUserLimit, Plan};
+use super::gate::Gate;
+use super::guest::Guest;
+use super::plan::{OnUserLimit, Plan};
 use crate::base::reject::Reason;
 use crate::policy::peer;
 use crate::state::sessions::Registration;

@@ -2,20 +2,16 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use http::HeaderMap;
-
-use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Count, Rate, Span, words};
 use crate::io::dial::Endpoint;
 use crate::io::jwks::Issuer;
 use crate::io::upstream::UpstreamSettings;
 use crate::policy::carrier::TokenPolicy;
-use crate::policy::claims::{Facts, IssuerPolicy};
+use crate::policy::claims::IssuerPolicy;
 use crate::policy::cors::CorsPolicy;
 use crate::policy::csp::CspPolicy;
 use crate::policy::frame::FrameLimits;
@@ -25,18 +21,11 @@ use crate::policy::peer::{Networks, Peer};
 use crate::policy::route::Routes;
 use crate::policy::rule::Rule;
 use crate::policy::security_headers::SecurityHeaders;
-use crate::state::attempts::Attempts;
-use crate::state::blacklist::Blacklist;
-use crate::state::lifecycle::Lifecycle;
-use crate::state::permits::Permits;
-use crate::state::sessions::{Sessions, Subject};
-use crate::state::tally::Tally;
 use crate::state::verified::VerifiedTokens;
-use crate::telemetry::logging::Line;
-use crate::telemetry::record::{Describe, Recorder};
 
+use super::heartbeat::HeartbeatSettings;
+use super::lifetime::SessionSettings;
 use super::refuse::RefuseSettings;
-use super::session::SessionSettings;
 use super::wire::HeadLimits;
 
 words! {
@@ -217,6 +206,7 @@ pub struct Plan {
     pub limits: Arc<SessionLimits>,
     pub frames: Arc<FrameLimits>,
     pub session: Arc<SessionSettings>,
+    pub heartbeat: Arc<HeartbeatSettings>,
     pub refuse: Arc<RefuseSettings>,
     pub upstream: Arc<Upstream>,
 }
@@ -299,117 +289,5 @@ impl Snapshot {
     /// The issuer that `iss` names.
     pub fn issuer(&self, iss: &str) -> Option<&Arc<Issuer>> {
         self.issuers.iter().find(|issuer| issuer.policy.url == iss)
-    }
-}
-
-/// What all workers share.
-#[derive(Debug)]
-pub struct Gate {
-    pub snapshot: ArcSwap<Snapshot>,
-    pub sessions: Arc<Sessions<Guest>>,
-    pub blacklist: Blacklist,
-    pub attempts: Attempts,
-    /// Sessions of addresses and of users, where they are limited.
-    pub addresses: Arc<Tally>,
-    pub users: Arc<Tally>,
-    pub permits: Arc<Permits>,
-    pub connections: Arc<Permits>,
-    pub lifecycle: Lifecycle,
-    pub recorder: Arc<Recorder>,
-}
-
-impl Gate {
-    /// With nobody on it.
-    pub fn new(
-        settings: Settings,
-        recorder: Arc<Recorder>,
-        max_connections: u32,
-        secret: [u8; 16],
-    ) -> Arc<Self> {
-        let (limits, max_entries) = (settings.limits, settings.blacklist.max_entries);
-        Arc::new(Self {
-            snapshot: ArcSwap::from_pointee(Snapshot::first(settings, secret)),
-            sessions: Sessions::new(recorder.metrics.users.clone()),
-            blacklist: Blacklist::new(max_entries, recorder.metrics.blacklist_entries.clone()),
-            attempts: Attempts::default(),
-            addresses: Tally::new(secret),
-            users: Tally::new(secret),
-            permits: Permits::new(limits.sessions),
-            connections: Permits::new(Some(max_connections)),
-            lifecycle: Lifecycle::default(),
-            recorder,
-        })
-    }
-}
-
-/// Who a request is from and where it goes, as far as it is known: the fields of every log line.
-#[derive(Clone, Debug)]
-pub struct Who {
-    pub address: IpAddr,
-    pub request_id: Box<str>,
-    pub origin: Option<Box<str>>,
-    pub plan: Option<Arc<Plan>>,
-    pub facts: Option<Arc<Facts>>,
-}
-
-impl Describe for Who {
-    fn describe<'l>(&self, line: Line<'l>) -> Line<'l> {
-        let facts = self.facts.as_deref();
-        let plan = self.plan.as_deref();
-        let mode = plan.map(|plan| if plan.shadow { Mode::Shadow } else { Mode::Enforce });
-        line.maybe("route", plan.map(|plan| plan.name.as_str()))
-            .address("address", self.address)
-            .maybe("sub", facts.and_then(Facts::sub))
-            .maybe("username", facts.and_then(Facts::username))
-            .maybe("sid", facts.and_then(Facts::sid))
-            .maybe("jti", facts.and_then(Facts::jti))
-            .maybe("iss", facts.map(Facts::iss))
-            .maybe("client", facts.and_then(Facts::client))
-            .maybe("origin", self.origin.as_deref())
-            .text("request_id", &self.request_id)
-            .maybe("mode", mode.map(Mode::word))
-    }
-}
-
-/// Who is on a session, and what a reload needs in order to judge it again.
-#[derive(Debug)]
-pub struct Guest {
-    pub who: Who,
-    pub path: Box<str>,
-    /// As sent.
-    pub host: Box<str>,
-    /// What a trusted proxy has told.
-    pub forwarded: Option<Box<Peer>>,
-    pub from_cookie: bool,
-    /// Where the route's rule reads them.
-    pub headers: Option<Box<HeaderMap>>,
-    /// Whether its route is in shadow mode now.
-    pub shadow: AtomicBool,
-    /// What would have ended it, by its number + 1.
-    pub noted: AtomicU8,
-}
-
-impl Describe for Guest {
-    fn describe<'l>(&self, line: Line<'l>) -> Line<'l> {
-        self.who.describe(line)
-    }
-}
-
-impl Subject for Guest {
-    fn facts(&self) -> Option<&Facts> {
-        self.who.facts.as_deref()
-    }
-
-    fn is_shadow(&self) -> bool {
-        self.shadow.load(Ordering::Relaxed)
-    }
-
-    fn note(&self, reason: Reason) {
-        self.noted.store(reason as u8 + 1, Ordering::Relaxed);
-    }
-
-    fn noted(&self) -> Option<Reason> {
-        let number = self.noted.load(Ordering::Relaxed).checked_sub(1)?;
-        Reason::ALL.get(usize::from(number)).copied()
     }
 }

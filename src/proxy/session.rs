@@ -11,76 +11,30 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::closing::{FOREVER, discard, say_goodbye};
+use super::heartbeat::HeartbeatSettings;
+use super::lifetime::{Lifetime, SessionSettings};
 use super::refuse::RefuseSettings;
 use super::splice::{Event, Half, Watch, stop_reason};
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
-use crate::base::section::Section;
-use crate::base::value::{Grace, Span, words};
-use crate::policy::claims::{Facts, IssuerPolicy};
 use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
 use crate::state::permits::Slot;
 use crate::state::sessions::{Entry, Registration, Subject};
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
-
-words! {
-    /// `[session] on_expiry`
-    pub enum OnExpiry { Close = "close", Keep = "keep" }
-}
-
-/// `[session]`
-#[derive(Clone, Debug)]
-pub struct SessionSettings {
-    pub on_expiry: OnExpiry,
-    pub expiry_grace: Duration,
-    pub write_timeout: Option<Duration>,
-    pub close_timeout: Option<Duration>,
-}
-
-impl Default for SessionSettings {
-    fn default() -> Self {
-        Self {
-            on_expiry: OnExpiry::Close,
-            expiry_grace: Duration::ZERO,
-            write_timeout: Some(Duration::from_secs(30)),
-            close_timeout: Some(Duration::from_secs(2)),
-        }
-    }
-}
-
-impl SessionSettings {
-    /// Until when a session may live by a token, since the epoch; `None` = the token does not end it.
-    pub fn good_until(&self, issuer: &IssuerPolicy, token: &Facts) -> Option<Duration> {
-        let exp = token.exp.filter(|_| self.on_expiry == OnExpiry::Close)?;
-        Some(Duration::try_from_secs_f64(exp).ok()? + issuer.leeway.max(self.expiry_grace))
-    }
-
-    /// Reads the section; what it does not give is inherited.
-    pub fn read(section: &Section<'_>, inherited: &Self) -> Self {
-        let time =
-            |key: &str, inherited: Option<Duration>| section.get(key, inherited.map(Span)).map(|span| span.0);
-        Self {
-            on_expiry: section.get("on_expiry", inherited.on_expiry),
-            expiry_grace: section.get("expiry_grace", Grace(inherited.expiry_grace)).0,
-            write_timeout: time("write_timeout", inherited.write_timeout),
-            close_timeout: time("close_timeout", inherited.close_timeout),
-        }
-    }
-}
 
 /// What a session holds; all of it lets go when dropped.
 #[derive(Debug)]
 pub struct Session<T: Describe> {
     pub frames: Arc<FrameLimits>,
     pub settings: Arc<SessionSettings>,
+    pub heartbeat: Arc<HeartbeatSettings>,
     pub refuse: Arc<RefuseSettings>,
     /// Report instead of closing.
     pub shadow: bool,
     pub record: SessionRecord<Arc<Entry<T>>>,
     /// Its place in the registry and under the limits: released when the Close is written.
     pub registration: Option<Registration<T>>,
-    /// When the token is no longer good.
-    pub expires: Option<Instant>,
+    pub lifetime: Lifetime,
 }
 
 /// Bytes that came along with the heads. Copies: a slice would keep a whole read buffer alive.
@@ -115,6 +69,13 @@ struct Relay {
     give_up: Option<Instant>,
 }
 
+impl Relay {
+    /// When a message last moved, in either direction.
+    fn last_data(&self) -> Instant {
+        self.received.last_data.max(self.sent.last_data)
+    }
+}
+
 impl<T: Subject> Session<T> {
     /// Relays until something ends it, then closes both sides.
     pub async fn run<C, B>(mut self, mut client: C, early: Early, mut backend: B, slot: Slot)
@@ -122,9 +83,10 @@ impl<T: Subject> Session<T> {
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
+        let now = Instant::now();
         let mut relay = Relay {
-            received: Half::new(Sender::Client),
-            sent: Half::new(Sender::Backend),
+            received: Half::new(Sender::Client, now),
+            sent: Half::new(Sender::Backend, now),
             closed: None,
             give_up: None,
         };
@@ -144,7 +106,7 @@ impl<T: Subject> Session<T> {
     fn watch(&self) -> Watch<'_> {
         let metrics = &self.record.recorder().metrics;
         let switch = self.registration.as_ref().map(|place| &place.entry.switch);
-        Watch { limits: &self.frames, metrics, shadow: self.shadow, switch }
+        Watch { limits: &self.frames, metrics, shadow: self.shadow, tag: self.lifetime.tag(), switch }
     }
 
     fn close_timeout(&self) -> Duration {
@@ -155,7 +117,9 @@ impl<T: Subject> Session<T> {
     fn deadline(&self, relay: &Relay) -> Instant {
         let stalled = [relay.received.stalled, relay.sent.stalled].into_iter().flatten().min();
         let stall = stalled.zip(self.settings.write_timeout).map(|(since, timeout)| since + timeout);
-        let all = [self.expires, stall, relay.give_up];
+        let (heard, data) = (relay.received.heard, relay.last_data());
+        let alone = self.lifetime.deadline(&self.settings, &self.heartbeat, heard, data);
+        let all = [alone, stall, relay.give_up];
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + FOREVER)
     }
 
@@ -189,6 +153,14 @@ impl<T: Subject> Session<T> {
             };
             if let Some(ended) = ended {
                 return Poll::Ready(ended);
+            }
+        }
+        if let Some(counter) = relay.received.pong.take() {
+            let took = self.lifetime.answered(counter, relay.received.heard);
+            if let Some((took, place)) = took.zip(self.registration.as_ref()) {
+                self.record.recorder().metrics.pong_after(took);
+                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                place.entry.counters.rtt.store(micros, Ordering::Relaxed);
             }
         }
         for half in [&mut relay.received, &mut relay.sent] {
@@ -274,7 +246,25 @@ impl<T: Subject> Session<T> {
         }
     }
 
-    fn time_is_up(&mut self, relay: &Relay) -> Option<Ended> {
+    /// Until when a newer token has prolonged it.
+    fn prolonged_to(&self) -> Option<Unix> {
+        let millis = self.registration.as_ref()?.entry.expires.load(Ordering::Relaxed);
+        (millis > 0).then(|| Unix(Duration::from_millis(millis)))
+    }
+
+    /// Pings a silent client; `Some` = it has been silent for too long.
+    fn beat(&mut self, relay: &mut Relay, now: Instant) -> Option<Reason> {
+        // Once a Close has gone by nobody is asked whether he lives.
+        if relay.closed.is_some() {
+            return None;
+        }
+        let (heard, deaf) = (relay.received.heard, relay.received.is_stalled());
+        let metrics = &self.record.recorder().metrics;
+        let place = |ping: &[u8]| relay.sent.place(ping);
+        self.lifetime.beat(&self.heartbeat, heard, deaf, now, metrics, place)
+    }
+
+    fn time_is_up(&mut self, relay: &mut Relay) -> Option<Ended> {
         let now = Instant::now();
         if relay.give_up.is_some_and(|at| now >= at) {
             return relay.closed;
@@ -282,19 +272,21 @@ impl<T: Subject> Session<T> {
         let late = |since: Option<Instant>| {
             since.zip(self.settings.write_timeout).is_some_and(|(since, timeout)| now >= since + timeout)
         };
-        let reason = if self.expires.is_some_and(|at| now >= at) {
-            Reason::TokenExpired
-        } else if late(relay.received.stalled) || late(relay.sent.stalled) {
-            Reason::WriteTimeout
+        let reason = if late(relay.received.stalled) || late(relay.sent.stalled) {
+            Some(Reason::WriteTimeout)
         } else {
-            return None;
+            self.lifetime.is_over(&self.settings, relay.last_data(), now, self.prolonged_to())
         };
-        if reason == Reason::TokenExpired && self.is_shadow() {
-            self.expires = None;
-            self.record.would_close(reason);
-            return None;
-        }
-        Some(relay.closed.unwrap_or(Ended::by(reason)))
+        let reason = match reason {
+            // It tells, and lets it live on.
+            Some(reason) if reason != Reason::WriteTimeout && self.is_shadow() => {
+                self.lifetime.forgive(reason);
+                self.record.would_close(reason);
+                None
+            }
+            reason => reason.or_else(|| self.beat(relay, now)),
+        };
+        reason.map(|reason| relay.closed.unwrap_or(Ended::by(reason)))
     }
 
     /// Both sides get the Close that fits, FIN, and time to read it.

@@ -4,19 +4,20 @@
 
 use std::cell::RefCell;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::kept::{Kept, is_enough};
 use crate::base::reject::Reason;
 use crate::base::value::Rate;
 use crate::policy::frame::{
-    Budget, Compression, Counts, FrameLimits, Kind, MAX_CONTROLS_PER_SECOND, MAX_HEADER, Scan, Scanner,
-    Sender, Stop, Window,
+    Budget, Compression, Counts, FrameLimits, Kind, MAX_CONTROLS_PER_SECOND, Scan, Scanner, Sender, Stop,
+    TAGGED_PONG, Tag,
 };
+use crate::policy::window::Window;
 use crate::state::sessions::Switch;
 use crate::telemetry::metrics::Metrics;
 
@@ -26,40 +27,12 @@ const SCRATCH: usize = 64 * 1024;
 const HEADROOM: usize = 16;
 /// One direction moves so much in a turn, so that a busy session leaves the thread to others.
 const TURN: usize = 256 * 1024;
-/// All sessions together keep so many unsent bytes before reads become small.
-const KEPT_ENOUGH: usize = 64 << 20;
 const SMALL_READ: usize = 2 * 1024;
 
-const _: () = assert!(HEADROOM >= MAX_HEADER, "held bytes fit before what is read");
+const _: () = assert!(HEADROOM >= TAGGED_PONG, "held bytes fit before what is read");
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; HEADROOM + SCRATCH]);
-}
-
-static KEPT: AtomicUsize = AtomicUsize::new(0);
-
-/// Bytes that the destination did not take.
-#[derive(Debug, Default)]
-struct Kept {
-    bytes: Box<[u8]>,
-    sent: usize,
-}
-
-impl Kept {
-    fn keep(bytes: &[u8]) -> Self {
-        KEPT.fetch_add(bytes.len(), Ordering::Relaxed);
-        Self { bytes: bytes.into(), sent: 0 }
-    }
-
-    fn rest(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
-    }
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        KEPT.fetch_sub(self.bytes.len(), Ordering::Relaxed);
-    }
 }
 
 /// Why a direction moves no further.
@@ -78,6 +51,8 @@ pub struct Watch<'a> {
     pub metrics: &'a Metrics,
     /// Report instead of stopping.
     pub shadow: bool,
+    /// Pongs with it are the gate's own.
+    pub tag: Option<&'a Tag>,
     /// Once it is thrown the client is no longer read.
     pub switch: Option<&'a Switch>,
 }
@@ -97,6 +72,12 @@ pub struct Half {
     pub stalled: Option<Instant>,
     pub messages: u64,
     pub bytes: u64,
+    /// When a byte of the source last came.
+    pub heard: Instant,
+    /// When a byte of a message last came.
+    pub last_data: Instant,
+    /// A pong of the gate's own that has come.
+    pub pong: Option<u16>,
     rates: Option<Box<Rates>>,
     lenient: Option<Lenient>,
     /// What shadow mode has to report.
@@ -123,8 +104,11 @@ enum Lenient {
 const CONTROLS: Rate = Rate { count: MAX_CONTROLS_PER_SECOND, per: Duration::from_secs(1) };
 
 impl Half {
-    pub fn new(sender: Sender) -> Self {
+    pub fn new(sender: Sender, now: Instant) -> Self {
         Self {
+            heard: now,
+            last_data: now,
+            pong: None,
             sender,
             scanner: Scanner::new(sender),
             kept: Kept::default(),
@@ -142,9 +126,24 @@ impl Half {
     /// Bytes that came with the head: they are the first to be scanned and sent.
     pub fn begin_with(&mut self, early: &[u8], watch: Watch<'_>) {
         if !early.is_empty() {
-            let approved = self.approve(early, watch);
+            let mut early = early.to_vec();
+            let approved = self.approve(&mut early, watch);
             self.kept = Kept::keep(early.get(..approved).unwrap_or_default());
         }
+    }
+
+    /// Puts a frame of our own into the stream, where that is possible.
+    pub fn place(&mut self, frame: &[u8]) -> bool {
+        let may = self.may_follow() && self.stop.is_none();
+        if may {
+            self.kept = Kept::keep(frame);
+        }
+        may
+    }
+
+    /// Bytes wait for the destination, so the source is not read.
+    pub fn is_stalled(&self) -> bool {
+        !self.kept.rest().is_empty()
     }
 
     /// A Close has gone by.
@@ -162,7 +161,7 @@ impl Half {
         if self.sender == Sender::Backend {
             return Budget::UNLIMITED;
         }
-        let now = Instant::now();
+        let now = self.heard;
         let rates = self.rates.get_or_insert_with(|| {
             Box::new(Rates { began: now, messages: Window::default(), controls: Window::default() })
         });
@@ -176,6 +175,10 @@ impl Half {
     fn account(&mut self, scan: &Scan, metrics: &Metrics) {
         self.bytes += scan.approved as u64;
         self.messages += scan.counts.messages();
+        let only_controls = scan.counts.messages() == 0 && scan.counts != Counts::default();
+        if scan.approved > 0 && !only_controls {
+            self.last_data = self.heard;
+        }
         if let Some(rates) = &mut self.rates {
             rates.messages.spend(scan.counts.messages());
             rates.controls.spend(scan.counts.controls());
@@ -195,21 +198,28 @@ impl Half {
         }
     }
 
-    /// How much of a chunk may be forwarded; notes what it holds.
-    fn approve(&mut self, chunk: &[u8], watch: Watch<'_>) -> usize {
-        let mut approved = 0;
+    /// How much of a chunk may be forwarded; notes what it holds, and takes out what is not the
+    /// destination's.
+    fn approve(&mut self, chunk: &mut [u8], watch: Watch<'_>) -> usize {
+        let (mut approved, mut end) = (0, chunk.len());
         loop {
-            let rest = chunk.get(approved..).unwrap_or_default();
+            let rest = chunk.get(approved..end).unwrap_or_default();
             if self.lenient == Some(Lenient::Blind) {
                 let scan = Scan { approved: rest.len(), ..Scan::default() };
                 self.account(&scan, watch.metrics);
-                return chunk.len();
+                return end;
             }
             let limits = if self.lenient.is_some() { &UNLIMITED } else { watch.limits };
             let budget = if self.lenient.is_some() { Budget::UNLIMITED } else { self.budget(limits) };
-            let scan = self.scanner.scan(rest, limits, budget);
+            let scan = self.scanner.scan(rest, limits, budget, watch.tag);
             self.account(&scan, watch.metrics);
             approved += scan.approved;
+            if scan.pong.is_some() {
+                self.pong = scan.pong;
+                chunk.copy_within((approved + TAGGED_PONG).min(end)..end, approved);
+                end = end.saturating_sub(TAGGED_PONG);
+                continue;
+            }
             match scan.stop {
                 Some(Stop::TooBig | Stop::TooMany | Stop::Malformed) if watch.shadow => {
                     self.would_close.extend(scan.stop.and_then(|stop| stop_reason(stop, self.sender)));
@@ -246,10 +256,6 @@ impl Half {
             if let Some(stop) = self.stop {
                 return Poll::Ready(Event::Stopped(stop));
             }
-            if self.sender == Sender::Client && watch.switch.is_some_and(Switch::has_ended) {
-                cx.waker().wake_by_ref();
-                return Poll::Pending;
-            }
             if moved >= TURN {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
@@ -276,8 +282,7 @@ impl Half {
         S: AsyncRead + Unpin,
         D: AsyncWrite + Unpin,
     {
-        let small = KEPT.load(Ordering::Relaxed) > KEPT_ENOUGH;
-        let size = if small { SMALL_READ } else { SCRATCH };
+        let size = if is_enough() { SMALL_READ } else { SCRATCH };
         let space = buffer.get_mut(HEADROOM..HEADROOM + size).unwrap_or_default();
         let mut space = ReadBuf::new(space);
         match Pin::new(source).poll_read(cx, &mut space) {
@@ -289,12 +294,17 @@ impl Half {
         if read == 0 {
             return Poll::Ready(Err(Event::SourceEnded));
         }
+        if self.sender == Sender::Client && watch.switch.is_some_and(Switch::has_ended) {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         let held = self.scanner.held().len();
         let begin = HEADROOM - held;
         if let Some(room) = buffer.get_mut(begin..HEADROOM) {
             room.copy_from_slice(self.scanner.held());
         }
-        let chunk = buffer.get(begin..HEADROOM + read).unwrap_or_default();
+        self.heard = Instant::now();
+        let chunk = buffer.get_mut(begin..HEADROOM + read).unwrap_or_default();
         let approved = self.approve(chunk, watch);
         let mut rest = chunk.get(..approved).unwrap_or_default();
         while !rest.is_empty() {
@@ -317,7 +327,7 @@ impl Half {
         while !self.kept.rest().is_empty() {
             match Pin::new(&mut *sink).poll_write(cx, self.kept.rest()) {
                 Poll::Ready(Ok(n)) if n > 0 => {
-                    self.kept.sent += n;
+                    self.kept.took(n);
                     self.stalled = None;
                     self.unflushed = true;
                 }
@@ -328,7 +338,7 @@ impl Half {
                 }
             }
         }
-        if !self.kept.bytes.is_empty() {
+        if !self.kept.is_empty() {
             self.kept = Kept::default();
         }
         if self.unflushed {

@@ -10,7 +10,8 @@ use http::request::Parts;
 use tokio::time::Instant;
 
 use super::body::Body;
-use super::plan::{AttemptsCount, Gate, Settings, Snapshot, Upstream};
+use super::gate::Gate;
+use super::plan::{AttemptsCount, Settings, Snapshot, Upstream};
 use crate::base::reject::{Blame, Reason};
 use crate::base::value::Rate;
 use crate::io::pool::Pool;

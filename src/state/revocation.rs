@@ -69,7 +69,7 @@ pub fn replace_file<T: Subject, L: Iterator<Item = Selector>>(
     }
     if any_new {
         // One look at each session is cheaper than a search for each line.
-        let revoked = |entry: &Entry<T>| blacklist.check(entry.subject.facts()?, now).err();
+        let revoked = |entry: &Entry<T>| blacklist.check(&*entry.subject.facts()?, now).err();
         for entry in sessions.matching(|entry| revoked(entry).is_some()) {
             let Some(reason) = revoked(&entry) else { continue };
             if entry.subject.is_shadow() {
@@ -102,7 +102,7 @@ fn read_lines(blacklist: &Blacklist, lines: impl Iterator<Item = Selector>, roun
 
 /// Ends whoever is named; how many, and how many are only noted.
 fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> (usize, usize) {
-    let named = |entry: &Entry<T>| entry.subject.facts().is_some_and(|facts| selector.matches(facts));
+    let named = |entry: &Entry<T>| entry.subject.facts().is_some_and(|facts| selector.matches(&facts));
     let named: Vec<Arc<Entry<T>>> = match selector.kind {
         Kind::Sub | Kind::SubBefore => {
             let theirs = sessions.of_user(&selector.iss, &selector.value);

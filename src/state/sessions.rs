@@ -1,6 +1,6 @@
 //! The live sessions: who is on which, what went over it, and the switch that ends it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -65,7 +65,8 @@ impl Switch {
 
 /// What a session has to say about itself.
 pub trait Subject: Describe {
-    fn facts(&self) -> Option<&Facts>;
+    /// The token that it lives by.
+    fn facts(&self) -> Option<Arc<Facts>>;
     /// Nothing of it is ever closed for a policy's sake.
     fn is_shadow(&self) -> bool;
     /// In shadow mode: what would have ended it.
@@ -90,6 +91,8 @@ pub struct Counters {
     pub sent_bytes: AtomicU64,
     /// Milliseconds since the epoch; 0 = none yet.
     pub last_data: AtomicU64,
+    /// Of the last ping that was answered, in microseconds; 0 = none was.
+    pub rtt: AtomicU64,
 }
 
 /// One session, or a handshake past its verdict.
@@ -122,12 +125,8 @@ impl<T: Describe> Describe for Arc<Entry<T>> {
     }
 }
 
-#[derive(Debug)]
-struct Shard<T> {
-    sessions: HashMap<u64, Arc<Entry<T>>>,
-    /// Sessions of each user, by the hash of issuer and sub.
-    users: HashMap<u64, u32>,
-}
+/// By the hash of issuer and sub (of nobody: by the id), and the id.
+type Shard<T> = BTreeMap<(u64, u64), Arc<Entry<T>>>;
 
 const SHARDS: u64 = 64;
 
@@ -148,15 +147,15 @@ fn user_hash(iss: &str, sub: &str) -> u64 {
 impl<T: Subject> Sessions<T> {
     /// `users` is the gauge of distinct users.
     pub fn new(users: Gauge) -> Arc<Self> {
-        let shard = || Mutex::new(Shard { sessions: HashMap::new(), users: HashMap::new() });
-        let shards = (0..SHARDS).map(|_| shard()).collect();
+        let shards = (0..SHARDS).map(|_| Mutex::new(BTreeMap::new())).collect();
         Arc::new(Self { shards, next: AtomicU64::new(1), users })
     }
 
     /// Registers a session: from now on it can be ended from outside.
     pub fn register(self: &Arc<Self>, subject: T, places: Places) -> Registration<T> {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
-        let user = subject.facts().and_then(|facts| Some(user_hash(facts.iss(), facts.sub()?)));
+        let facts = subject.facts();
+        let user = facts.and_then(|facts| Some(user_hash(facts.iss(), facts.sub()?)));
         let entry = Arc::new(Entry {
             id,
             started: Unix::now(),
@@ -168,14 +167,10 @@ impl<T: Subject> Sessions<T> {
         });
         let hash = user.unwrap_or(id);
         let mut shard = self.shard(hash);
-        shard.sessions.insert(id, Arc::clone(&entry));
-        if let Some(user) = user {
-            let count = shard.users.entry(user).or_default();
-            *count += 1;
-            if *count == 1 {
-                self.users.inc();
-            }
+        if user.is_some() && of(&shard, hash).next().is_none() {
+            self.users.inc();
         }
+        shard.insert((hash, id), Arc::clone(&entry));
         drop(shard);
         Registration { sessions: Arc::clone(self), hash, has_user: user.is_some(), entry }
     }
@@ -185,19 +180,21 @@ impl<T: Subject> Sessions<T> {
         let mut found = Vec::new();
         for shard in &self.shards {
             let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            found.extend(shard.sessions.values().filter(|entry| matches(entry)).map(Arc::clone));
+            found.extend(shard.values().filter(|entry| matches(entry)).map(Arc::clone));
         }
         found
     }
 
     /// As [`Self::matching`], among the sessions of one user.
     pub fn of_user(&self, iss: &str, sub: &str) -> Vec<Arc<Entry<T>>> {
-        let shard = self.shard(user_hash(iss, sub));
+        let hash = user_hash(iss, sub);
+        let shard = self.shard(hash);
+        // Hashes of two users may be the same.
         let is_theirs = |entry: &&Arc<Entry<T>>| {
             let facts = entry.subject.facts();
             facts.is_some_and(|facts| facts.iss() == iss && facts.sub() == Some(sub))
         };
-        shard.sessions.values().filter(is_theirs).map(Arc::clone).collect()
+        of(&shard, hash).filter(is_theirs).map(Arc::clone).collect()
     }
 
     /// Ends every session that matches; the count of them.
@@ -230,10 +227,7 @@ impl<T> Sessions<T> {
     }
 
     pub fn count(&self) -> usize {
-        self.shards
-            .iter()
-            .map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).sessions.len())
-            .sum()
+        self.shards.iter().map(|shard| shard.lock().unwrap_or_else(PoisonError::into_inner).len()).sum()
     }
 }
 
@@ -250,22 +244,16 @@ impl<T> Drop for Registration<T> {
     fn drop(&mut self) {
         *self.entry.places() = Places::default();
         let mut shard = self.sessions.shard(self.hash);
-        shard.sessions.remove(&self.entry.id);
-        if self.has_user
-            && let Some(count) = shard.users.get_mut(&self.hash)
-        {
-            *count -= 1;
-            if *count == 0 {
-                shard.users.remove(&self.hash);
-                self.sessions.users.dec();
-            }
-        }
-        // HashMaps never shrink by themselves: after a burst the memory should come back.
-        if shard.sessions.capacity() > 64 && shard.sessions.len() * 4 < shard.sessions.capacity() {
-            shard.sessions.shrink_to_fit();
-            shard.users.shrink_to_fit();
+        shard.remove(&(self.hash, self.entry.id));
+        if self.has_user && of(&shard, self.hash).next().is_none() {
+            self.sessions.users.dec();
         }
     }
+}
+
+/// The sessions under one hash.
+fn of<T>(shard: &Shard<T>, hash: u64) -> impl Iterator<Item = &Arc<Entry<T>>> {
+    shard.range((hash, 0)..=(hash, u64::MAX)).map(|(_, entry)| entry)
 }
 
 #[cfg(test)]
@@ -278,7 +266,7 @@ mod tests {
 
     #[derive(Debug)]
     struct Someone {
-        facts: Option<Facts>,
+        facts: Option<Arc<Facts>>,
         shadow: bool,
     }
 
@@ -289,8 +277,8 @@ mod tests {
     }
 
     impl Subject for Someone {
-        fn facts(&self) -> Option<&Facts> {
-            self.facts.as_ref()
+        fn facts(&self) -> Option<Arc<Facts>> {
+            self.facts.clone()
         }
         fn is_shadow(&self) -> bool {
             self.shadow
@@ -304,7 +292,7 @@ mod tests {
     fn someone(iss: &str, sub: &str) -> Someone {
         let claims = json!({"iss": iss, "sub": sub}).as_object().unwrap().clone();
         let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
-        Someone { facts: Some(Facts::of(jwt).unwrap()), shadow: false }
+        Someone { facts: Some(Arc::new(Facts::of(jwt).unwrap())), shadow: false }
     }
 
     fn nobody() -> Someone {

@@ -69,6 +69,9 @@ const ERROR_TYPES: [(ErrorType, &str); 7] = [
 /// Kinds of frames in the order of the counters below.
 pub const MESSAGE_TYPES: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
 
+/// Value of `result` of `websocket_extensions_total`.
+const EXTENSIONS: [&str; 2] = ["extended", "refused"];
+
 /// Value of `result` of `config_reloads_total`.
 const RELOADS: [&str; 2] = ["success", "failure"];
 
@@ -100,6 +103,9 @@ pub struct Metrics {
     pub blacklist_rejected: Counter,
     blacklist_contact: Family<One<1>, Seconds>,
     revocation_to_close: Histogram,
+    ping_rtt: Histogram,
+    pub missed_pongs: Counter,
+    extensions: Family<One<1>, Counter>,
     pub tracked_addresses: Gauge,
     pub forwarded_ignored: Counter,
     reloads: Family<One<1>, Counter>,
@@ -164,6 +170,10 @@ impl Metrics {
             counter(r, "blacklist_rejected", "Revocations for which max_entries left no room");
         let forwarded_ignored =
             counter(r, "forwarded_ignored", "Requests whose X-Forwarded-* came from no trusted proxy");
+        let missed_pongs =
+            counter(r, "websocket_missed_pongs", "Pings of the gate that no byte has answered in time");
+        let extensions = Family::default();
+        r.register("websocket_extensions", "Newer tokens seen for live sessions", extensions.clone());
         let reloads = Family::default();
         r.register("config_reloads", "Changes of the configuration", reloads.clone());
         let blacklist_contact = Family::default();
@@ -184,6 +194,7 @@ impl Metrics {
             histogram(r, "websocket_handshake_duration", "From the head read to the 101", short());
         let revocation_to_close =
             histogram(r, "revocation_to_close", "From a revocation to the Close of a socket", short());
+        let ping_rtt = histogram(r, "websocket_ping_rtt", "From a ping of the gate to its pong", short());
         let http_duration =
             histogram(r, "http_request_duration", "From the head read to the head of the answer", short());
         let http_requests = Family::default();
@@ -223,6 +234,14 @@ impl Metrics {
             blacklist_rejected,
             blacklist_contact,
             revocation_to_close,
+            ping_rtt,
+            missed_pongs,
+            extensions: {
+                for result in EXTENSIONS {
+                    let _ = of(&extensions, "result", result);
+                }
+                extensions
+            },
             tracked_addresses,
             forwarded_ignored,
             reloads: {
@@ -270,6 +289,15 @@ impl Metrics {
 
     pub fn revoked_after(&self, latency: Duration) {
         self.revocation_to_close.observe(latency.as_secs_f64());
+    }
+
+    pub fn pong_after(&self, latency: Duration) {
+        self.ping_rtt.observe(latency.as_secs_f64());
+    }
+
+    pub fn extension(&self, extended: bool) {
+        let [success, failure] = EXTENSIONS;
+        self.extensions.get_or_create(&[("result", if extended { success } else { failure })]).inc();
     }
 
     pub fn reloaded(&self, ok: bool) {
@@ -330,7 +358,7 @@ fn error_type(reason: Reason) -> Option<ErrorType> {
         Reason::FrameMalformed | Reason::UpstreamMalformed => Some(ErrorType::Protocol),
         Reason::MessageTooBig => Some(ErrorType::TooBig),
         Reason::MessageRateExceeded => Some(ErrorType::Rate),
-        Reason::WriteTimeout => Some(ErrorType::Timeout),
+        Reason::WriteTimeout | Reason::PongTimeout => Some(ErrorType::Timeout),
         Reason::ClientLost => Some(ErrorType::ClientIo),
         Reason::UpstreamLost => Some(ErrorType::UpstreamIo),
         Reason::Internal => Some(ErrorType::Internal),
@@ -365,6 +393,8 @@ fn error_type(reason: Reason) -> Option<ErrorType> {
         | Reason::UpgradeVersion
         | Reason::RequestTooLarge
         | Reason::HeaderTimeout
+        | Reason::IdleTimeout
+        | Reason::SessionTooLong
         | Reason::Draining
         | Reason::SessionsFull
         | Reason::KeysUnavailable

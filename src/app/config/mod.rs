@@ -23,11 +23,12 @@ use crate::policy::origin::{OriginPolicy, serialized};
 use crate::policy::route::Routes;
 use crate::policy::security_headers::SecurityHeaders;
 use crate::proxy::connection::ListenSettings;
+use crate::proxy::heartbeat::HeartbeatSettings;
+use crate::proxy::lifetime::SessionSettings;
 use crate::proxy::plan::{
     Auth, BlacklistSettings, GateLimits, HttpAuth, HttpSettings, PublicUrl, SessionLimits, Settings,
 };
 use crate::proxy::refuse::RefuseSettings;
-use crate::proxy::session::SessionSettings;
 use crate::telemetry::logging::LogSettings;
 use crate::telemetry::metrics::MetricsSettings;
 
@@ -197,6 +198,7 @@ fn read_root(root: &Section<'_>, boot: Boot) -> Option<Config> {
     let session_limits = SessionLimits::read(&limits, &SessionLimits::default(), "");
     let frames = FrameLimits::read(&limits, &FrameLimits::of(profile));
     let session = SessionSettings::read(&root.section("session"), &SessionSettings::default());
+    let heartbeat = HeartbeatSettings::read(&root.section("heartbeat"), &HeartbeatSettings::default());
     let refuse = RefuseSettings::read(&root.section("refuse"), &RefuseSettings::default());
     let blacklist = blacklist(&root.section("blacklist"), boot);
     let sections = root.sections("route");
@@ -217,6 +219,7 @@ fn read_root(root: &Section<'_>, boot: Boot) -> Option<Config> {
         frames: Arc::new(frames),
         given: GivenLimits { message: limits.has("message"), compression: limits.has("compression") },
         session: Arc::new(session),
+        heartbeat: Arc::new(heartbeat),
         refuse: Arc::new(refuse),
         upstream,
     };

@@ -16,9 +16,10 @@ use crate::policy::peer::Networks;
 use crate::policy::route::Pattern;
 use crate::policy::rule::Rule;
 use crate::policy::security_headers::SecurityHeaders;
+use crate::proxy::heartbeat::HeartbeatSettings;
+use crate::proxy::lifetime::SessionSettings;
 use crate::proxy::plan::{Auth, HttpAuth, HttpSettings, Mode, Plan, SessionLimits, Upstream};
 use crate::proxy::refuse::RefuseSettings;
-use crate::proxy::session::SessionSettings;
 
 /// What a route inherits from the root.
 pub struct Inherited {
@@ -35,6 +36,7 @@ pub struct Inherited {
     /// Which keys of `[limits]` the profile's defaults must not touch.
     pub given: GivenLimits,
     pub session: Arc<SessionSettings>,
+    pub heartbeat: Arc<HeartbeatSettings>,
     pub refuse: Arc<RefuseSettings>,
     pub upstream: Arc<Upstream>,
 }
@@ -101,6 +103,7 @@ impl Inherited {
             limits: Arc::clone(&self.limits),
             frames: Arc::clone(&self.frames),
             session: Arc::clone(&self.session),
+            heartbeat: Arc::clone(&self.heartbeat),
             refuse: Arc::clone(&self.refuse),
             upstream: Arc::clone(&self.upstream),
         }
@@ -203,6 +206,7 @@ fn route(section: &Section<'_>, root: &Inherited) -> Option<(Pattern, Plan)> {
             SecurityHeaders::read,
         ),
         session: override_of(section, "session", &root.session, SessionSettings::read),
+        heartbeat: override_of(section, "heartbeat", &root.heartbeat, HeartbeatSettings::read),
         refuse: override_of(section, "refuse", &root.refuse, RefuseSettings::read),
         token,
         origin,

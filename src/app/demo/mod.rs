@@ -144,6 +144,7 @@ upstream = {{ url = "http://127.0.0.1:{issuer}" }}
 
 [drain]
 delay = "0s"
+spread = "0s"
 deadline = "3s"
 
 [log]

@@ -16,7 +16,8 @@ use super::answer::{Answer, Asker, json_answer, problem};
 use super::drain::Control;
 use crate::base::effective;
 use crate::base::value::{Rate, Value as _};
-use crate::proxy::plan::{Gate, Plan};
+use crate::proxy::gate::Gate;
+use crate::proxy::plan::Plan;
 
 /// All that the admin listener answers.
 pub const ALL: &str = "GET /livez /readyz /metrics /drained /sessions /revocations /limits /config, DELETE /sessions /revocations/ID, POST /revocations /drain";

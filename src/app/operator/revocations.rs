@@ -13,7 +13,7 @@ use crate::base::clock::Unix;
 use crate::base::value::{Raw, Span, Value as _, quoted};
 use crate::policy::jwt::object_of;
 use crate::policy::revocation::{Kind, Selector};
-use crate::proxy::plan::Gate;
+use crate::proxy::gate::Gate;
 use crate::state::blacklist::Listed;
 use crate::state::revocation;
 use crate::telemetry::logging::{Level, Line};

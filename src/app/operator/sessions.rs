@@ -15,8 +15,9 @@ use super::asked::{Wrong, bad, by, is_set, page_size, parameters};
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::claims::Facts;
-use crate::proxy::plan::{Gate, Guest};
-use crate::state::sessions::Entry;
+use crate::proxy::gate::Gate;
+use crate::proxy::guest::Guest;
+use crate::state::sessions::{Entry, Subject as _};
 use crate::telemetry::logging::Level;
 
 /// Which sessions are meant: all that is given must fit.
@@ -52,7 +53,8 @@ impl Filter {
 
     fn names(&self, entry: &Entry<Guest>) -> bool {
         let who = &entry.subject.who;
-        let facts = who.facts.as_deref();
+        let facts = entry.subject.facts();
+        let facts = facts.as_deref();
         let is = |name: &str, value: Option<&str>| {
             self.parameters.get(name).is_none_or(|wanted| value == Some(wanted.as_str()))
         };
@@ -94,7 +96,8 @@ pub fn list(gate: &Gate, query: &str) -> Result<Answer, Wrong> {
 
 fn row(entry: &Entry<Guest>) -> Value {
     let (who, counters) = (&entry.subject.who, &entry.counters);
-    let facts = who.facts.as_deref();
+    let facts = entry.subject.facts();
+    let facts = facts.as_deref();
     let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     let moment = |millis: u64| (millis > 0).then(|| Unix(Duration::from_millis(millis)).to_string());
     json!({
@@ -113,7 +116,7 @@ fn row(entry: &Entry<Guest>) -> Value {
         "last_data_at": moment(load(&counters.last_data)),
         "received": {"messages": load(&counters.received_messages), "bytes": load(&counters.received_bytes)},
         "sent": {"messages": load(&counters.sent_messages), "bytes": load(&counters.sent_bytes)},
-        "rtt_ms": null,
+        "rtt_ms": (load(&counters.rtt) > 0).then(|| Duration::from_micros(load(&counters.rtt)).as_secs_f64() * 1000.0),
     })
 }
 

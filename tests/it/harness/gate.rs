@@ -35,6 +35,7 @@ impl Config {
             .set("admin.address", "'127.0.0.1:0'")
             .set("runtime.workers", "1")
             .set("drain.delay", "'0s'")
+            .set("drain.spread", "'0s'")
             .set("drain.deadline", "'1s'")
             .set("session.close_timeout", "'500ms'")
             .set("limits.attempts_per_address", "'off'")

@@ -72,6 +72,7 @@ pub fn bare_config(url: &str) -> Config {
         .set("admin.address", "'127.0.0.1:0'")
         .set("runtime.workers", "1")
         .set("drain.delay", "'0s'")
+        .set("drain.spread", "'0s'")
         .set("drain.deadline", "'1s'")
         .set("session.close_timeout", "'500ms'")
         .set("upstream.url", &format!("'{url}'"))
