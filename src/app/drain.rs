@@ -15,6 +15,7 @@ use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Grace, Span};
 use crate::proxy::gate::Gate;
+use crate::proxy::lifetime::jitter;
 use crate::state::lifecycle::Phase;
 use crate::telemetry::logging::Level;
 
@@ -227,13 +228,6 @@ fn schedule(count: usize, spread: Duration, jitter: impl Fn() -> f64) -> Vec<Dur
     let count = u32::try_from(count).unwrap_or(u32::MAX);
     let step = spread.as_secs_f64() / f64::from(count.max(1));
     (0..count).map(|n| Duration::from_secs_f64(step * (f64::from(n) + jitter()))).collect()
-}
-
-/// From 0 to 1.
-fn jitter() -> f64 {
-    let mut random = [0; 2];
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX)
 }
 
 /// SIGTERM and SIGINT drain; a second one cuts.

@@ -176,7 +176,12 @@ impl Lifetime {
 
 /// 10 % more or less: what was opened together should not end together.
 fn jittered(span: Duration) -> Duration {
+    span.mul_f64(0.9 + 0.2 * jitter())
+}
+
+/// From 0 to 1, at random: what began together should not end together.
+pub fn jitter() -> f64 {
     let mut random = [0; 2];
     let _ = aws_lc_rs::rand::fill(&mut random);
-    span.mul_f64(0.9 + 0.2 * f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX))
+    f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX)
 }

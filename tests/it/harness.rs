@@ -8,6 +8,7 @@ mod folder;
 mod followed;
 mod gate;
 mod issuer;
+mod listening;
 mod program;
 mod serving;
 
@@ -19,7 +20,9 @@ pub use folder::Folder;
 pub use followed::Followed;
 pub use gate::{Config, Gate};
 pub use issuer::{Answers, Issuer, Key};
+pub use listening::Listening;
 pub use program::{Running, said, sidegate};
+pub use serving::unmasked;
 
 /// Longest wait for anything.
 pub const PATIENCE: Duration = Duration::from_secs(5);

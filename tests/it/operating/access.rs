@@ -8,11 +8,10 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use sidegate::app::{self, Log};
 use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
-use super::super::harness::{Backend, Client, Config, Gate, Issuer, PATIENCE};
+use super::super::harness::{Backend, Client, Config, Gate, Issuer, Listening, PATIENCE};
 use super::desk::{Desk, Folder, LOCAL, SECRET, Said, answer, quoted, request};
 
 /// Everything that is the operator's alone, and what it would do.
@@ -209,7 +208,7 @@ fn neither_the_probes_nor_the_public_listener_serve_any_of_it() {
     let config = Config::new(&issuer, &backend)
         .set("admin.token_file", &quoted(&token))
         .set("admin.probes", "'127.0.0.1:0'");
-    let running = Running::start(&config);
+    let running = Listening::start(&config);
     let lines = [LOCAL, &bearer(SECRET)];
     for line in GUARDED {
         let said =
@@ -235,43 +234,12 @@ fn neither_the_probes_nor_the_public_listener_serve_any_of_it() {
     assert_eq!(ask_from(Ipv4Addr::LOCALHOST, running.admin.unwrap(), "GET /limits", &lines, "").status, 200);
 }
 
-/// A gate whose admin listener may be anything.
-struct Running {
-    admin: Option<SocketAddr>,
-    probes: Option<SocketAddr>,
-    public: SocketAddr,
-    control: Arc<app::drain::Control>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Running {
-    fn start(config: &Config) -> Self {
-        let loaded = app::config::read(&config.text(), std::iter::empty());
-        let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
-        let log = Log::to_memory(config.log);
-        let bound = app::bind(config, log).unwrap();
-        let (public, (admin, probes), control) =
-            (bound.addresses()[0], bound.admin_addresses(), bound.control());
-        let thread = Some(std::thread::spawn(move || {
-            bound.run(false).unwrap();
-        }));
-        Self { admin, probes, public, control, thread }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.control.drain_and_leave();
-        self.thread.take().map(std::thread::JoinHandle::join);
-    }
-}
-
 #[test]
 fn over_a_unix_socket_all_of_it_is_served_without_a_token_and_guesses_do_not_count() {
     let (issuer, backend, folder) = (Issuer::start(), Backend::start(), Folder::new());
     let path = folder.path("admin.sock");
     let config = Config::new(&issuer, &backend).set("admin.address", &format!("'unix:{}'", path.display()));
-    let _running = Running::start(&config);
+    let _running = Listening::start(&config);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let ask = |line: &str, lines: &[&str], body: &str| {
         let mut stream = UnixStream::connect(&path).unwrap();

@@ -6,46 +6,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use sidegate::app::drain::Control;
 use sidegate::app::{self, Log};
 
-use super::super::harness::{Answer, Client, Config, Issuer, PATIENCE, eventually};
+use super::super::harness::{Answer, Client, Issuer, Listening, PATIENCE, eventually};
 use super::dialing::temporary;
 use super::wire::Upstream;
-
-/// A gate whose admin listener may be anything.
-struct Running {
-    admin: Option<SocketAddr>,
-    probes: Option<SocketAddr>,
-    public: SocketAddr,
-    control: Arc<Control>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Running {
-    fn start(config: &Config) -> Self {
-        let loaded = app::config::read(&config.text(), std::iter::empty());
-        let config = loaded.config.unwrap_or_else(|| panic!("{:?}", loaded.problems));
-        let log = Log::to_memory(config.log);
-        let bound = app::bind(config, log).unwrap();
-        let (public, (admin, probes), control) =
-            (bound.addresses()[0], bound.admin_addresses(), bound.control());
-        let thread = std::thread::spawn(move || {
-            bound.run(false).unwrap();
-        });
-        Self { admin, probes, public, control, thread: Some(thread) }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.control.drain_and_leave();
-        self.thread.take().map(JoinHandle::join);
-    }
-}
 
 /// A request with these lines instead of `Host: localhost`; head and body of its answer.
 fn ask(address: SocketAddr, line: &str, lines: &[&str]) -> (Answer, String) {
@@ -74,7 +41,7 @@ fn the_four_pages_are_on_both_listeners_and_drain_on_one() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let file = token_file("both.token");
     let config = upstream.config(&issuer).set("admin.probes", "'127.0.0.1:0'");
-    let gate = Running::start(&config.set("admin.token_file", &format!("'{}'", file.display())));
+    let gate = Listening::start(&config.set("admin.token_file", &format!("'{}'", file.display())));
     let (admin, probes) = (gate.admin.unwrap(), gate.probes.unwrap());
     eventually("readiness", || (status(probes, "GET /readyz", &[LOCAL]) == 200).then_some(()));
     for address in [admin, probes] {
@@ -117,7 +84,7 @@ fn the_four_pages_are_on_both_listeners_and_drain_on_one() {
 #[test]
 fn without_a_token_configured_a_drain_is_403_with_the_remedy() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
-    let gate = Running::start(&upstream.config(&issuer));
+    let gate = Listening::start(&upstream.config(&issuer));
     for lines in
         [vec![LOCAL], vec![LOCAL, "Authorization: Bearer anything"], vec![LOCAL, "Authorization: Bearer "]]
     {
@@ -134,7 +101,7 @@ fn a_drain_takes_the_right_token_and_a_wrong_one_looks_like_none() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let file = token_file("right.token");
     let config = upstream.config(&issuer).set("drain.delay", "'300ms'");
-    let gate = Running::start(&config.set("admin.token_file", &format!("'{}'", file.display())));
+    let gate = Listening::start(&config.set("admin.token_file", &format!("'{}'", file.display())));
     let admin = gate.admin.unwrap();
     eventually("readiness", || (status(admin, "GET /readyz", &[LOCAL]) == 200).then_some(()));
     let mut bodies = Vec::new();
@@ -167,7 +134,7 @@ fn a_drain_takes_the_right_token_and_a_wrong_one_looks_like_none() {
 #[test]
 fn web_pages_are_kept_out() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
-    let gate = Running::start(&upstream.config(&issuer));
+    let gate = Listening::start(&upstream.config(&issuer));
     let admin = gate.admin.unwrap();
     for host in ["localhost", "localhost:9090", "LOCALHOST", "127.0.0.1:9090", "[::1]:9090", "10.0.0.7"] {
         assert_eq!(status(admin, "GET /livez", &[&format!("Host: {host}")]), 200, "{host}");
@@ -199,7 +166,7 @@ fn over_a_unix_socket_no_token_is_needed_but_its_permissions_are() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let config = upstream.config(&issuer).set("admin.address", &format!("'unix:{}'", path.display()));
-    let gate = Running::start(&config);
+    let gate = Listening::start(&config);
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let page = |line: &str| {
         ask_unix(&path, &format!("{line} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
@@ -222,7 +189,7 @@ fn over_a_unix_socket_no_token_is_needed_but_its_permissions_are() {
 fn drained_answers_once_the_drain_has_ended_and_to_all_that_wait() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let config = upstream.config(&issuer).set("admin.probes", "'127.0.0.1:0'");
-    let gate = Running::start(&config.set("drain.delay", "'200ms'"));
+    let gate = Listening::start(&config.set("drain.delay", "'200ms'"));
     let mut waiting: Vec<_> = [gate.admin.unwrap(), gate.probes.unwrap(), gate.probes.unwrap()]
         .map(|address| {
             let mut client = Client::connect(address, Arc::default());

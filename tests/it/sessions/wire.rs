@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
+pub use super::super::harness::unmasked;
 use super::super::harness::{Client, Config, Gate, Handshake, Issuer, PATIENCE};
 
 /// A listener that nobody accepts from but the test.
@@ -244,24 +245,6 @@ impl<S: Read + Write> Wire<S> {
 /// Makes the end of this socket a reset.
 pub fn reset(stream: &TcpStream) {
     SockRef::from(stream).set_linger(Some(Duration::ZERO)).unwrap();
-}
-
-/// A frame of a server.
-pub fn unmasked(first: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![first];
-    match payload.len() {
-        n @ 0..126 => frame.push(u8::try_from(n).unwrap()),
-        n @ 126..65536 => {
-            frame.push(126);
-            frame.extend(u16::try_from(n).unwrap().to_be_bytes());
-        }
-        n => {
-            frame.push(127);
-            frame.extend(u64::try_from(n).unwrap().to_be_bytes());
-        }
-    }
-    frame.extend(payload);
-    frame
 }
 
 /// A server's Close.
