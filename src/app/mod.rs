@@ -64,7 +64,7 @@ pub fn bind(config: Config, log: Log) -> Result<Bound> {
     }
     let admin = admin::Listeners::bind(&config.admin)?;
     let mut secret = [0; 16];
-    aws_lc_rs::rand::fill(&mut secret).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
+    getrandom::fill(&mut secret).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
     let gate = Gate::new(config.settings, recorder, max_connections, secret);
     let feed = Feed::open(Arc::clone(&gate));
     let control = Arc::new(Control::new(gate, config.drain, config.effective));
@@ -147,7 +147,7 @@ fn work(control: &Arc<Control>, listeners: Vec<std::net::TcpListener>) -> Result
         .build()?;
     runtime.block_on(async {
         let mut prefix = [0; 8];
-        let _ = aws_lc_rs::rand::fill(&mut prefix);
+        let _ = getrandom::fill(&mut prefix);
         let worker = Arc::new(Worker::new(Arc::clone(control.gate()), u64::from_ne_bytes(prefix)));
         for listener in listeners {
             let listener = TcpListener::from_std(listener)?;

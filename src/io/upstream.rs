@@ -3,6 +3,7 @@
 //! connection that is closed afterwards.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
@@ -208,10 +209,15 @@ struct Head {
 }
 
 fn parse_head(bytes: &[u8]) -> Result<Option<Head>, Reject> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut response = httparse::Response::new(&mut fields);
+    let mut fields = [MaybeUninit::uninit(); MAX_HEADERS];
+    let mut response = httparse::Response::new(&mut []);
     let malformed = |_| Reject::from(Reason::UpstreamMalformed);
-    let httparse::Status::Complete(length) = response.parse(bytes).map_err(malformed)? else {
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut fields,
+    );
+    let httparse::Status::Complete(length) = parsed.map_err(malformed)? else {
         return Ok(None);
     };
     let mut headers = HeaderMap::with_capacity(response.headers.len());

@@ -177,7 +177,7 @@ struct Message {
 struct Closing {
     mask: [u8; 4],
     code: [u8; 2],
-    seen: usize,
+    seen: u8,
 }
 
 /// One direction of one socket. Invariant: what was approved ends at a frame boundary or inside the
@@ -377,11 +377,11 @@ impl Scanner {
         let Some(closing) = &mut self.closing else { return };
         for byte in payload.iter().take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
             if let (Some(slot), Some(mask)) =
-                (closing.code.get_mut(closing.seen), closing.mask.get(closing.seen))
+                (closing.code.get_mut(usize::from(closing.seen)), closing.mask.get(usize::from(closing.seen)))
             {
                 *slot = byte ^ mask;
             }
-            closing.seen += 1;
+            closing.seen = closing.seen.saturating_add(1);
         }
     }
 }

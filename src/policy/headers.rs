@@ -1,12 +1,13 @@
 //! The headers that a backend gets: what a client may not say is removed in any spelling, in every
 //! mode; what the gate knows is added afterwards, so that nothing of the client can remove it.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use http::header::{self, HeaderName, HeaderValue};
+use http::header::{self, HeaderName};
 use http::{HeaderMap, request::Parts};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde_json::Value;
@@ -108,49 +109,52 @@ impl IdentityPolicy {
     }
 
     /// The headers that tell the backend who it is, and the names of those that had to be left out.
-    pub fn render(&self, facts: &Facts) -> (Vec<(HeaderName, HeaderValue)>, Vec<HeaderName>) {
+    pub fn render<'f>(&'f self, facts: &'f Facts) -> (Identity<'f>, Vec<&'f HeaderName>) {
         let (mut told, mut left_out) = (Vec::with_capacity(self.headers.len()), Vec::new());
         for (name, path) in &self.headers {
             let Some(claim) = facts.claim(path).filter(|claim| !claim.is_null()) else { continue };
-            let value = header_text(claim).filter(|text| text.len() <= MAX_CLAIM);
-            match value.and_then(|text| HeaderValue::try_from(text).ok()) {
-                Some(value) => told.push((name.clone(), value)),
-                None => left_out.push(name.clone()),
+            match header_text(claim).filter(|text| text.len() <= MAX_CLAIM) {
+                Some(value) => told.push((name, value)),
+                None => left_out.push(name),
             }
         }
         if let Some(name) = &self.payload {
             let json = serde_json::to_vec(&facts.claims).unwrap_or_default();
             let encoded = URL_SAFE_NO_PAD.encode(json);
-            match HeaderValue::try_from(encoded).ok().filter(|value| value.len() <= MAX_PAYLOAD) {
-                Some(value) => told.push((name.clone(), value)),
-                None => left_out.push(name.clone()),
+            if encoded.len() <= MAX_PAYLOAD {
+                told.push((name, encoded.into()));
+            } else {
+                left_out.push(name);
             }
         }
         (told, left_out)
     }
 }
 
+/// Headers and their values: printable ASCII.
+pub type Identity<'f> = Vec<(&'f HeaderName, Cow<'f, str>)>;
+
 /// Everything but visible ASCII, and `%` so that the encoding is one-to-one.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
-fn text(value: &Value) -> Option<String> {
+fn text(value: &Value) -> Option<Cow<'_, str>> {
     match value {
         Value::String(text) => {
             let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'%')
                 && text.trim_matches(' ') == text;
-            Some(if plain { text.clone() } else { utf8_percent_encode(text, ENCODED).to_string() })
+            Some(if plain { text.into() } else { utf8_percent_encode(text, ENCODED).to_string().into() })
         }
-        Value::Number(_) | Value::Bool(_) => Some(value.to_string()),
+        Value::Number(_) | Value::Bool(_) => Some(value.to_string().into()),
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     }
 }
 
 /// A claim as header text; `None` if it has no unambiguous one.
-fn header_text(claim: &Value) -> Option<String> {
+fn header_text(claim: &Value) -> Option<Cow<'_, str>> {
     let Value::Array(items) = claim else { return text(claim) };
     let texts: Option<Vec<_>> =
         items.iter().map(|item| text(item).filter(|text| !text.contains(','))).collect();
-    texts.map(|texts| texts.join(","))
+    texts.map(|texts| texts.join(",").into())
 }
 
 /// Names that belong to the gate, lower-cased.
@@ -197,6 +201,17 @@ fn is_hop_by_hop(name: &str) -> bool {
     )
 }
 
+/// What every backend is told of the client and its request, in the order in which `outgoing` says it.
+static OWN: [HeaderName; 6] = [
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-request-id"),
+];
+static CSP_NONCE: HeaderName = HeaderName::from_static("x-csp-nonce");
+
 /// What the gate knows about a request and tells the backend.
 #[derive(Debug)]
 pub struct Told<'a> {
@@ -210,7 +225,7 @@ pub struct Told<'a> {
     pub request_id: &'a str,
     /// What inline scripts of the answer have to carry to run.
     pub nonce: Option<&'a str>,
-    pub identity: &'a [(HeaderName, HeaderValue)],
+    pub identity: &'a [(&'a HeaderName, Cow<'a, str>)],
     pub profile: Profile,
     pub compression: Compression,
 }
@@ -258,19 +273,13 @@ pub fn outgoing(
     if let Some(extensions) = extensions.filter(|extensions| !extensions.is_empty()) {
         out(&header::SEC_WEBSOCKET_EXTENSIONS, extensions.as_bytes());
     }
-    let address = told.address.to_string();
-    for (name, value) in [
-        ("x-forwarded-for", address.as_str()),
-        ("x-real-ip", &address),
-        ("x-forwarded-proto", told.proto),
-        ("x-forwarded-host", told.host),
-        ("x-forwarded-port", &told.port.to_string()),
-        ("x-request-id", told.request_id),
-    ] {
-        out(&HeaderName::from_static(name), value.as_bytes());
+    let (address, mut port) = (told.address.to_string(), itoa::Buffer::new());
+    let values = [&address, &address, told.proto, told.host, port.format(told.port), told.request_id];
+    for (name, value) in OWN.iter().zip(values) {
+        out(name, value.as_bytes());
     }
     if let Some(nonce) = told.nonce {
-        out(&HeaderName::from_static("x-csp-nonce"), nonce.as_bytes());
+        out(&CSP_NONCE, nonce.as_bytes());
     }
     for (name, value) in told.identity {
         out(name, value.as_bytes());
@@ -310,6 +319,7 @@ mod tests {
     use crate::base::section::Document;
     use crate::policy::carrier::{Carrier, Delivery, TokenPolicy};
     use crate::policy::jwt::Jwt;
+    use http::HeaderValue;
     use percent_encoding::percent_decode_str;
     use proptest::prelude::*;
     use serde_json::json;
@@ -384,8 +394,9 @@ mod tests {
     /// The header made of one claim: its value, `None` = not there; and whether it had to be left out.
     fn rendered(claim: &Value) -> (Option<String>, bool) {
         let (policy, _) = read("[identity]\nheaders = { X-A = \"a\" }");
-        let (told, left_out) = policy.render(&facts(&json!({ "a": claim })));
-        (told.first().map(|(_, value)| value.to_str().unwrap().to_owned()), !left_out.is_empty())
+        let facts = facts(&json!({ "a": claim }));
+        let (told, left_out) = policy.render(&facts);
+        (told.first().map(|(_, value)| value.clone().into_owned()), !left_out.is_empty())
     }
 
     #[test]
@@ -502,8 +513,8 @@ mod tests {
 
     #[test]
     fn identity_comes_last_and_no_client_can_take_it_away() {
-        let (name, value) = (HeaderName::from_static("x-auth-subject"), HeaderValue::from_static("alice"));
-        let identity = [(name, value)];
+        let name = HeaderName::from_static("x-auth-subject");
+        let identity = [(&name, "alice".into())];
         let told = Told { identity: &identity, ..told(Profile::Generic, Compression::Pass) };
         let lines = all(
             &[
@@ -524,7 +535,8 @@ mod tests {
 
     #[test]
     fn a_missing_claim_still_removes_the_clients_header() {
-        let (identity, left_out) = IdentityPolicy::default().render(&facts(&json!({ "sub": "alice" })));
+        let (policy, facts) = (IdentityPolicy::default(), facts(&json!({ "sub": "alice" })));
+        let (identity, left_out) = policy.render(&facts);
         assert!(left_out.is_empty());
         let told = Told { identity: &identity, ..told(Profile::Generic, Compression::Pass) };
         let lines =
@@ -657,7 +669,8 @@ mod tests {
     proptest! {
         #[test]
         fn text_becomes_visible_ascii_and_comes_back_as_it_was(original in "\\PC{0,8}|[ %a-c]{0,8}|.{0,8}") {
-            let header = text(&json!(original)).unwrap();
+            let value = json!(original);
+            let header = text(&value).unwrap();
             prop_assert!(header.bytes().all(|b| (0x20..0x7f).contains(&b)));
             prop_assert!(header.trim() == header);
             prop_assert_eq!(percent_decode_str(&header).decode_utf8().unwrap(), original);
@@ -696,9 +709,10 @@ mod tests {
         assert_eq!(rendered(&json!({"a": 1})), (None, true));
         assert_eq!(rendered(&json!(null)), (None, false));
         let (policy, _) = read("[identity]\nheaders = { X-A = \"a\", X-B = \"b\", X-C = \"c.d\" }");
-        let (told, left_out) = policy.render(&facts(&json!({"a": {}, "c": {"d": "deep"}})));
+        let facts = facts(&json!({"a": {}, "c": {"d": "deep"}}));
+        let (told, left_out) = policy.render(&facts);
         assert_eq!(left_out, ["x-a"]);
-        assert_eq!(told, [(HeaderName::from_static("x-c"), HeaderValue::from_static("deep"))]);
+        assert_eq!(told, [(&HeaderName::from_static("x-c"), "deep".into())]);
     }
 
     #[test]
@@ -717,16 +731,18 @@ mod tests {
         let (told, left_out) = policy.render(&facts);
         assert!(left_out.is_empty());
         let [(name, value)] = &told[..] else { panic!("{told:?}") };
-        assert_eq!(name, "x-auth-claims");
-        let decoded: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(value).unwrap()).unwrap();
+        assert_eq!(*name, "x-auth-claims");
+        let decoded: Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(value.as_bytes()).unwrap()).unwrap();
         assert_eq!(decoded, Value::Object(facts.claims));
     }
 
     #[test]
     fn a_payload_that_is_too_long_is_left_out_and_named() {
         let (policy, _) = read("[identity]\npayload = \"X-Auth-Claims\"");
-        let (told, left_out) = policy.render(&facts(&json!({"sub": "a", "x": "a".repeat(24 * 1024)})));
-        assert_eq!(told, [(HeaderName::from_static("x-auth-subject"), HeaderValue::from_static("a"))]);
+        let facts = facts(&json!({"sub": "a", "x": "a".repeat(24 * 1024)}));
+        let (told, left_out) = policy.render(&facts);
+        assert_eq!(told, [(&HeaderName::from_static("x-auth-subject"), "a".into())]);
         assert_eq!(left_out, ["x-auth-claims"]);
     }
 

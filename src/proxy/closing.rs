@@ -1,6 +1,7 @@
 //! The end of a socket: Close frame, FIN, then read and discard until the peer's end. Without the last
 //! step unread bytes would make the kernel send a reset, which destroys the Close frame on its way.
 
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -28,9 +29,9 @@ pub async fn discard<S: AsyncRead + Unpin>(socket: &mut S) {
     let mut seen = 0;
     std::future::poll_fn(|cx| {
         // On the stack of the poll, not in the future: sessions by the thousand may end at once.
-        let mut space = [0; 4096];
+        let mut space = [MaybeUninit::uninit(); 4096];
         loop {
-            let mut space = ReadBuf::new(&mut space);
+            let mut space = ReadBuf::uninit(&mut space);
             match Pin::new(&mut *socket).poll_read(cx, &mut space) {
                 Poll::Ready(Ok(())) if !space.filled().is_empty() && seen <= MAX_DISCARD => {
                     seen += space.filled().len();

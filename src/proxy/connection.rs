@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::closing::FOREVER;
-use super::entry::{self, serve};
+use super::entry::{self, Life, Next, serve};
 use super::first::{self, First};
 use super::guest::Who;
 use super::wire::{ClientIo, HeadLimits, HeadTimer, MAX_HEADERS, Wire};
@@ -89,40 +89,86 @@ impl ListenSettings {
     }
 }
 
-/// Serves a connection until it ends.
-pub async fn run(
+/// What a connection has begun with.
+enum Begun {
+    Refused,
+    Upgraded {
+        next: Next,
+        stream: TcpStream,
+        early: Vec<u8>,
+    },
+    /// Plain HTTP; so much of it has been read.
+    Http {
+        worker: Arc<Worker>,
+        stream: TcpStream,
+        read: Vec<u8>,
+        closing: watch::Receiver<bool>,
+    },
+}
+
+/// Serves a connection until it ends. Each part of its life is boxed, and gone when the next one begins:
+/// what a handshake needs is large, and a session may rest for days.
+pub fn run(
+    worker: Arc<Worker>,
+    limits: HeadLimits,
+    stream: TcpStream,
+    peer: IpAddr,
+    slot: Permit,
+    closing: watch::Receiver<bool>,
+) -> impl Future<Output = ()> + Send {
+    let accepted = Instant::now();
+    let begun = Box::pin(begin(worker, limits, stream, peer, closing));
+    async move {
+        let life: Life = match begun.await {
+            Begun::Refused => return,
+            Begun::Upgraded { next, stream, early } => next.live(stream, early, Arc::new(slot)),
+            Begun::Http { worker, stream, read, closing } => {
+                Box::pin(http(worker, limits, stream, read, accepted, peer, slot, closing))
+            }
+        };
+        life.await;
+    }
+}
+
+/// Reads the first head, and carries it out if it is an upgrade.
+async fn begin(
     worker: Arc<Worker>,
     limits: HeadLimits,
     mut stream: TcpStream,
     peer: IpAddr,
-    slot: Permit,
     mut closing: watch::Receiver<bool>,
-) {
-    let accepted = Instant::now();
+) -> Begun {
     let late = *closing.borrow();
     let first = tokio::select! {
         biased;
         first = first::read(&mut stream, limits) => first,
         // Who came before the drain and has said nothing to the end by now is owed nothing.
-        () = begun(&mut closing), if !late => return,
+        () = begun(&mut closing), if !late => return Begun::Refused,
     };
     let (head, early) = match first {
         First::Upgrade(head, early) => (head, early),
-        First::Other(read) => {
-            return Box::pin(http(worker, limits, stream, read, accepted, peer, slot, closing)).await;
+        First::Other(read) => return Begun::Http { worker, stream, read, closing },
+        First::TooSlow => {
+            refused(&worker, peer, Reason::HeaderTimeout);
+            return Begun::Refused;
         }
-        First::TooSlow => return refused(&worker, peer, Reason::HeaderTimeout),
         // Browsers connect before they know what for: no attempt at anything.
-        First::Silent => return record(&worker, peer, Reason::HeaderTimeout),
+        First::Silent => {
+            record(&worker, peer, Reason::HeaderTimeout);
+            return Begun::Refused;
+        }
     };
     let started = Instant::now();
     let answer = tokio::select! {
         biased;
         answer = entry::upgrade(&worker, peer, &head, started) => answer,
-        () = first::gone(&stream) => return,
+        () = first::gone(&stream) => return Begun::Refused,
     };
     let settings = Arc::clone(&worker.gate.snapshot.load().settings.unmatched.session);
-    first::answer(stream, early, answer, Arc::new(slot), &settings).await;
+    match first::answer(stream, answer, &settings).await {
+        Some((next, stream)) => Begun::Upgraded { next, stream, early },
+        None => Begun::Refused,
+    }
 }
 
 /// Plain HTTP, and upgrades that come later on a connection.

@@ -61,7 +61,7 @@ impl Dress<'_> {
 pub fn fresh_nonce(plan: &Plan) -> Option<String> {
     plan.csp.as_ref().filter(|csp| csp.uses_nonce())?;
     let mut random = [0; 16];
-    aws_lc_rs::rand::fill(&mut random).ok()?;
+    getrandom::fill(&mut random).ok()?;
     Some(csp::nonce(random))
 }
 

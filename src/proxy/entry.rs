@@ -1,6 +1,7 @@
 //! Every request enters here, and here alone a `Reject` becomes an answer.
 
 use std::net::IpAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,9 @@ use crate::state::permits::Slot;
 use crate::telemetry::logging::Level;
 use crate::telemetry::record::{Describe, Recorder, SessionRecord, Traffic};
 
+/// What a connection does from then on.
+pub type Life = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// What becomes of a connection after its 101.
 #[derive(Debug)]
 pub enum Next {
@@ -55,19 +59,17 @@ pub enum Next {
 }
 
 impl Next {
-    /// Goes on in a task of its own, so that an idle session carries nothing of its handshake around.
-    pub fn start(self, mut client: TcpStream, client_early: Vec<u8>, slot: Slot) {
+    /// Until the connection ends.
+    pub fn live(self, mut client: TcpStream, client_early: Vec<u8>, slot: Slot) -> Life {
         match self {
             Self::Live { session, backend, early } => {
                 let early = Early { client: client_early, backend: early };
-                tokio::spawn(session.run(client, early, backend, slot));
+                Box::pin(session.run(client, &early, backend, slot))
             }
-            Self::Close { frame, patience } => {
-                tokio::spawn(async move {
-                    close(&mut client, &frame, patience).await;
-                    drop(slot);
-                });
-            }
+            Self::Close { frame, patience } => Box::pin(async move {
+                close(&mut client, &frame, patience).await;
+                drop(slot);
+            }),
         }
     }
 
@@ -108,7 +110,7 @@ pub async fn serve(
             if let Some(next) = answer.next {
                 tokio::spawn(async move {
                     match into_stream(on_upgrade).await {
-                        Some((client, early)) => next.start(client, early, slot),
+                        Some((client, early)) => drop(tokio::spawn(next.live(client, early, slot))),
                         None => next.lost(),
                     }
                 });

@@ -17,7 +17,10 @@ use crate::state::sessions::{Entry, Subject as _};
 pub fn offer(gate: &Gate, snapshot: &Snapshot, issuer: &Issuer, token: &Arc<Facts>) {
     let (Some(sub), Some(_)) = (token.sub(), token.sid()) else { return };
     // Most requests come from who has no socket, or with the token that has opened it.
-    for entry in gate.sessions.of_user(token.iss(), sub) {
+    let is_another = |entry: &Entry<Guest>| {
+        entry.subject.who.facts.as_ref().is_some_and(|facts| !Arc::ptr_eq(facts, token))
+    };
+    for entry in gate.sessions.of_user(token.iss(), sub, is_another) {
         let guest = &entry.subject;
         let Some(old) = guest.facts() else { continue };
         if !is_newer(&old, token) || entry.expires.load(Ordering::Relaxed) == 0 || has_refused(guest, token) {

@@ -3,6 +3,7 @@
 //! hyper, byte by byte as it came, which reads and refuses it as it does all others.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use http::header::{self, HeaderName, HeaderValue};
@@ -17,12 +18,11 @@ use tokio::time::timeout;
 
 use super::body::Body;
 use super::closing::FOREVER;
-use super::entry::Answer;
+use super::entry::{Answer, Next};
 use super::lifetime::SessionSettings;
 use super::refuse::close;
 use super::wire::{HeadLimits, MAX_HEADERS};
 use crate::policy::request::{Kind, kind};
-use crate::state::permits::Slot;
 
 /// What a connection begins with.
 #[derive(Debug)]
@@ -72,8 +72,11 @@ pub async fn read(stream: &mut TcpStream, limits: HeadLimits) -> First {
     }
 }
 
-/// Whether an empty line ends in what has come since `seen`.
+/// Whether an empty line ends in what has come since `seen`: as a rule at its very end.
 fn has_end(read: &[u8], seen: usize) -> bool {
+    if read.ends_with(b"\r\n\r\n") {
+        return true;
+    }
     let tail = read.get(seen.saturating_sub(3)..).unwrap_or_default();
     tail.windows(2).any(|pair| pair == b"\n\n") || tail.windows(3).any(|three| three == b"\n\r\n")
 }
@@ -85,9 +88,9 @@ enum Parsed {
 }
 
 fn parse(bytes: &[u8]) -> Parsed {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut fields);
-    let length = match request.parse(bytes) {
+    let mut fields = [MaybeUninit::uninit(); MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut []);
+    let length = match request.parse_with_uninit_headers(bytes, &mut fields) {
         Ok(httparse::Status::Complete(length)) => length,
         Ok(httparse::Status::Partial) => return Parsed::Partial,
         Err(_) => return Parsed::Other,
@@ -116,28 +119,24 @@ fn head(request: &httparse::Request<'_, '_>) -> Option<Parts> {
 /// Waits until the client has left.
 pub async fn gone(stream: &TcpStream) {
     const LOOK: Duration = Duration::from_millis(100);
-    if let Ok(1..) = stream.peek(&mut [0]).await {
-        // Bytes that wait for the 101 hide the end behind them: only the state of the socket tells.
-        while stream.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
-            tokio::time::sleep(LOOK).await;
-        }
+    // Bytes that wait for the 101 hide the end behind them: only the state of the socket tells.
+    while stream.ready(Interest::READABLE).await.is_ok_and(|ready| !ready.is_read_closed()) {
+        tokio::time::sleep(LOOK).await;
     }
 }
 
-/// Writes the answer and starts what follows it.
+/// Writes the answer; `Some` = what follows it, on this connection.
 pub async fn answer(
     mut stream: TcpStream,
-    early: Vec<u8>,
     answer: Answer,
-    slot: Slot,
     settings: &SessionSettings,
-) {
+) -> Option<(Next, TcpStream)> {
     let (parts, body) = answer.response.into_parts();
     let body = if has_body(parts.status) { body } else { Body::Empty };
     let bytes = encode(parts.status, &parts.headers, &body);
     match (answer.next, body) {
         (Some(next), _) => match stream.write_all(&bytes).await {
-            Ok(()) => next.start(stream, early, slot),
+            Ok(()) => return Some((next, stream)),
             Err(_) => next.lost(),
         },
         (None, Body::Stream(body)) => {
@@ -155,6 +154,7 @@ pub async fn answer(
             close(&mut stream, &bytes, settings.close_timeout).await;
         }
     }
+    None
 }
 
 /// RFC 9112 §6.3

@@ -65,7 +65,7 @@ impl Beat {
     pub fn new() -> Self {
         let mut tag = [0; 8];
         // A tag of zeros is still one that no client sends by chance.
-        let _ = aws_lc_rs::rand::fill(&mut tag);
+        let _ = getrandom::fill(&mut tag);
         Self { tag, counter: 0, sent: None, last: None, missed: 0, rest: None }
     }
 

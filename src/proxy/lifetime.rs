@@ -182,6 +182,6 @@ fn jittered(span: Duration) -> Duration {
 /// From 0 to 1, at random: what began together should not end together.
 pub fn jitter() -> f64 {
     let mut random = [0; 2];
-    let _ = aws_lc_rs::rand::fill(&mut random);
+    let _ = getrandom::fill(&mut random);
     f64::from(u16::from_ne_bytes(random)) / f64::from(u16::MAX)
 }

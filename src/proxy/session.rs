@@ -14,12 +14,13 @@ use super::closing::{FOREVER, discard, say_goodbye};
 use super::heartbeat::HeartbeatSettings;
 use super::lifetime::{Lifetime, SessionSettings};
 use super::refuse::RefuseSettings;
-use super::splice::{Event, Half, Watch, stop_reason};
+use super::relay::{Ended, Relay};
+use super::splice::{Event, Watch, stop_reason};
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
 use crate::state::permits::Slot;
-use crate::state::sessions::{Entry, Registration, Subject};
+use crate::state::sessions::{Entry, Registration, Subject, Switch};
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
 
 /// What a session holds; all of it lets go when dropped.
@@ -44,63 +45,35 @@ pub struct Early {
     pub backend: Vec<u8>,
 }
 
-/// Why the relay ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Ended {
-    reason: Reason,
-    /// A Close that one side sent.
-    code: Option<u16>,
-    /// When it was ended from outside.
-    since: Option<Unix>,
-}
-
-impl Ended {
-    fn by(reason: Reason) -> Self {
-        Self { reason, code: None, since: None }
-    }
-}
-
-struct Relay {
-    received: Half,
-    sent: Half,
-    /// The first Close that went by.
-    closed: Option<Ended>,
-    /// When the answer to it is no longer waited for.
-    give_up: Option<Instant>,
-}
-
-impl Relay {
-    /// When a message last moved, in either direction.
-    fn last_data(&self) -> Instant {
-        self.received.last_data.max(self.sent.last_data)
-    }
-}
-
 impl<T: Subject> Session<T> {
-    /// Relays until something ends it, then closes both sides.
-    pub async fn run<C, B>(mut self, mut client: C, early: Early, mut backend: B, slot: Slot)
+    /// Relays until something ends it, then closes both sides. The future holds no more than what an idle
+    /// session needs: what an `async fn` is given it would hold twice.
+    pub fn run<C, B>(
+        mut self: Box<Self>,
+        mut client: C,
+        early: &Early,
+        mut backend: B,
+        slot: Slot,
+    ) -> impl Future<Output = ()> + use<T, C, B>
     where
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let now = Instant::now();
-        let mut relay = Relay {
-            received: Half::new(Sender::Client, now),
-            sent: Half::new(Sender::Backend, now),
-            closed: None,
-            give_up: None,
-        };
+        let mut relay = Box::new(Relay::new(Instant::now()));
         relay.received.begin_with(&early.client, self.watch());
         relay.sent.begin_with(&early.backend, self.watch());
-        drop(early);
-        let ended = {
-            let mut timer = pin!(tokio::time::sleep_until(self.deadline(&relay)));
-            std::future::poll_fn(|cx| self.poll(cx, timer.as_mut(), &mut relay, &mut client, &mut backend))
-                .await
-        };
-        // Boxed: what only the end needs should not lie around in every idle session.
-        Box::pin(self.end(ended, relay, client, backend)).await;
-        drop(slot);
+        async move {
+            let ended = {
+                let mut timer = pin!(tokio::time::sleep_until(self.deadline(&relay)));
+                let poll = |cx: &mut Context<'_>| {
+                    self.poll(cx, timer.as_mut(), &mut relay, &mut client, &mut backend)
+                };
+                std::future::poll_fn(poll).await
+            };
+            // Boxed: what only the end needs should not lie around in every idle session.
+            Box::pin(self.end(ended, relay, client, backend)).await;
+            drop(slot);
+        }
     }
 
     fn watch(&self) -> Watch<'_> {
@@ -135,8 +108,13 @@ impl<T: Subject> Session<T> {
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let place = self.registration.as_ref();
-        if let Some(end) = place.and_then(|place| place.entry.switch.ended(cx.waker())) {
+        let switch = self.registration.as_ref().map(|place| &place.entry.switch);
+        let end = if std::mem::replace(&mut relay.watched, true) {
+            switch.and_then(Switch::end_now)
+        } else {
+            switch.and_then(|switch| switch.ended(cx.waker()))
+        };
+        if let Some(end) = end {
             let ended = Ended { since: Some(end.since), ..Ended::by(end.reason) };
             return Poll::Ready(relay.closed.unwrap_or(ended));
         }
@@ -145,11 +123,12 @@ impl<T: Subject> Session<T> {
         {
             return Poll::Ready(ended);
         }
+        let now = Instant::now();
         // The backend first: its Close is still read when it no longer takes anything.
         for sender in [Sender::Backend, Sender::Client] {
             let ended = match sender {
-                Sender::Backend => self.poll_half(cx, sender, relay, backend, client),
-                Sender::Client => self.poll_half(cx, sender, relay, client, backend),
+                Sender::Backend => self.poll_half(cx, now, sender, relay, backend, client),
+                Sender::Client => self.poll_half(cx, now, sender, relay, client, backend),
             };
             if let Some(ended) = ended {
                 return Poll::Ready(ended);
@@ -164,11 +143,13 @@ impl<T: Subject> Session<T> {
             }
         }
         for half in [&mut relay.received, &mut relay.sent] {
-            for reason in half.would_close.drain(..) {
+            for reason in std::mem::take(&mut half.would_close).into_iter().flatten() {
                 self.record.would_close(reason);
             }
         }
-        self.publish(relay);
+        if let Some(place) = &self.registration {
+            relay.publish(&place.entry.counters);
+        }
         let deadline = self.deadline(relay);
         // Only a deadline that has come nearer needs the timer now; a later one is found at its end.
         if deadline < timer.deadline() || timer.is_elapsed() {
@@ -180,29 +161,6 @@ impl<T: Subject> Session<T> {
         Poll::Pending
     }
 
-    /// Lets others see what went by.
-    fn publish(&self, relay: &Relay) {
-        let Some(place) = &self.registration else { return };
-        let counters = &place.entry.counters;
-        let bytes = relay.received.bytes + relay.sent.bytes;
-        let known =
-            counters.received_bytes.load(Ordering::Relaxed) + counters.sent_bytes.load(Ordering::Relaxed);
-        if bytes == known {
-            return;
-        }
-        let messages = relay.received.messages + relay.sent.messages;
-        let before = counters.received_messages.load(Ordering::Relaxed)
-            + counters.sent_messages.load(Ordering::Relaxed);
-        counters.received_messages.store(relay.received.messages, Ordering::Relaxed);
-        counters.received_bytes.store(relay.received.bytes, Ordering::Relaxed);
-        counters.sent_messages.store(relay.sent.messages, Ordering::Relaxed);
-        counters.sent_bytes.store(relay.sent.bytes, Ordering::Relaxed);
-        if messages != before {
-            let now = u64::try_from(Unix::now().0.as_millis()).unwrap_or_default();
-            counters.last_data.store(now, Ordering::Relaxed);
-        }
-    }
-
     /// Whether its route is in shadow mode now.
     fn is_shadow(&self) -> bool {
         self.registration.as_ref().is_some_and(|place| place.entry.subject.is_shadow())
@@ -212,6 +170,7 @@ impl<T: Subject> Session<T> {
     fn poll_half<S, D>(
         &self,
         cx: &mut Context<'_>,
+        now: Instant,
         sender: Sender,
         relay: &mut Relay,
         source: &mut S,
@@ -229,7 +188,7 @@ impl<T: Subject> Session<T> {
                 (&mut relay.sent, Reason::UpstreamLost, Reason::ClientLost, Reason::UpstreamClosed)
             }
         };
-        let Poll::Ready(event) = half.poll(cx, source, sink, self.watch()) else { return None };
+        let Poll::Ready(event) = half.poll(cx, now, source, sink, self.watch()) else { return None };
         let ended = |reason| Some(relay.closed.unwrap_or(Ended::by(reason)));
         match event {
             Event::Stopped(Stop::Closed(code)) => {
@@ -237,7 +196,7 @@ impl<T: Subject> Session<T> {
                 if relay.received.is_closed() && relay.sent.is_closed() {
                     return Some(first);
                 }
-                relay.give_up = relay.give_up.or_else(|| Some(Instant::now() + self.close_timeout()));
+                relay.give_up = relay.give_up.or_else(|| Some(now + self.close_timeout()));
                 None
             }
             Event::Stopped(stop) => ended(stop_reason(stop, sender).unwrap_or(Reason::Internal)),
@@ -290,8 +249,13 @@ impl<T: Subject> Session<T> {
     }
 
     /// Both sides get the Close that fits, FIN, and time to read it.
-    async fn end<C, B>(mut self, ended: Ended, mut relay: Relay, mut client: C, mut backend: B)
-    where
+    async fn end<C, B>(
+        mut self: Box<Self>,
+        ended: Ended,
+        mut relay: Box<Relay>,
+        mut client: C,
+        mut backend: B,
+    ) where
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
@@ -380,7 +344,7 @@ fn mask() -> [u8; 4] {
     let mut mask = [0; 4];
     // A mask of zeros is still a mask (RFC 6455 §5.3 wants it unpredictable against caching proxies,
     // of which there is none between a sidecar and its backend).
-    let _ = aws_lc_rs::rand::fill(&mut mask);
+    let _ = getrandom::fill(&mut mask);
     mask
 }
 

@@ -3,21 +3,19 @@
 //! the other side does not take is kept, exactly sized, and reading stops until it is gone.
 
 use std::cell::RefCell;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::kept::{Kept, is_enough};
+use super::rates::Rates;
 use crate::base::reject::Reason;
-use crate::base::value::Rate;
 use crate::policy::frame::{
-    Budget, Compression, Counts, FrameLimits, Kind, MAX_CONTROLS_PER_SECOND, Scan, Scanner, Sender, Stop,
-    TAGGED_PONG, Tag,
+    Budget, Compression, Counts, FrameLimits, Kind, Scan, Scanner, Sender, Stop, TAGGED_PONG, Tag,
 };
-use crate::policy::window::Window;
 use crate::state::sessions::Switch;
 use crate::telemetry::metrics::Metrics;
 
@@ -78,18 +76,10 @@ pub struct Half {
     pub last_data: Instant,
     /// A pong of the gate's own that has come.
     pub pong: Option<u16>,
-    rates: Option<Box<Rates>>,
+    rates: Rates,
     lenient: Option<Lenient>,
-    /// What shadow mode has to report.
-    pub would_close: Vec<Reason>,
-}
-
-/// Windows of a client that sends anything that is limited by them.
-#[derive(Debug)]
-struct Rates {
-    began: Instant,
-    messages: Window,
-    controls: Window,
+    /// What shadow mode has to report: a limit that was passed, frames that can no longer be told apart.
+    pub would_close: [Option<Reason>; 2],
 }
 
 /// How a session in shadow mode goes on after what would have ended it.
@@ -100,8 +90,6 @@ enum Lenient {
     /// Frames can no longer be told apart: bytes just pass.
     Blind,
 }
-
-const CONTROLS: Rate = Rate { count: MAX_CONTROLS_PER_SECOND, per: Duration::from_secs(1) };
 
 impl Half {
     pub fn new(sender: Sender, now: Instant) -> Self {
@@ -117,9 +105,9 @@ impl Half {
             stalled: None,
             messages: 0,
             bytes: 0,
-            rates: None,
+            rates: Rates::default(),
             lenient: None,
-            would_close: Vec::new(),
+            would_close: [None; 2],
         }
     }
 
@@ -158,17 +146,9 @@ impl Half {
     }
 
     fn budget(&mut self, limits: &FrameLimits) -> Budget {
-        if self.sender == Sender::Backend {
-            return Budget::UNLIMITED;
-        }
-        let now = self.heard;
-        let rates = self.rates.get_or_insert_with(|| {
-            Box::new(Rates { began: now, messages: Window::default(), controls: Window::default() })
-        });
-        let since = now.duration_since(rates.began);
-        Budget {
-            messages: limits.rate.map_or(u64::MAX, |rate| rates.messages.budget(rate, since)),
-            controls: rates.controls.budget(CONTROLS, since),
+        match self.sender {
+            Sender::Client => self.rates.budget(limits.rate, self.heard),
+            Sender::Backend => Budget::UNLIMITED,
         }
     }
 
@@ -179,9 +159,8 @@ impl Half {
         if scan.approved > 0 && !only_controls {
             self.last_data = self.heard;
         }
-        if let Some(rates) = &mut self.rates {
-            rates.messages.spend(scan.counts.messages());
-            rates.controls.spend(scan.counts.controls());
+        if self.sender == Sender::Client {
+            self.rates.spend(&scan.counts, self.heard);
         }
         let (bytes, messages) = match self.sender {
             Sender::Client => (&metrics.bytes_received, &metrics.messages_received),
@@ -222,7 +201,10 @@ impl Half {
             }
             match scan.stop {
                 Some(Stop::TooBig | Stop::TooMany | Stop::Malformed) if watch.shadow => {
-                    self.would_close.extend(scan.stop.and_then(|stop| stop_reason(stop, self.sender)));
+                    let reason = scan.stop.and_then(|stop| stop_reason(stop, self.sender));
+                    if let Some(free) = self.would_close.iter_mut().find(|told| told.is_none()) {
+                        *free = reason;
+                    }
                     let malformed = scan.stop == Some(Stop::Malformed);
                     self.lenient = Some(if malformed { Lenient::Blind } else { Lenient::Unlimited });
                 }
@@ -238,6 +220,7 @@ impl Half {
     pub fn poll<S, D>(
         &mut self,
         cx: &mut Context<'_>,
+        now: Instant,
         source: &mut S,
         sink: &mut D,
         watch: Watch<'_>,
@@ -248,7 +231,7 @@ impl Half {
     {
         let mut moved = 0;
         loop {
-            match self.poll_kept(cx, sink) {
+            match self.poll_kept(cx, now, sink) {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(Event::SinkFailed),
                 Poll::Pending => return Poll::Pending,
@@ -260,7 +243,7 @@ impl Half {
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let step = BUFFER.with_borrow_mut(|buffer| self.step(cx, buffer, source, sink, watch));
+            let step = BUFFER.with_borrow_mut(|buffer| self.step(cx, now, buffer, source, sink, watch));
             match step {
                 Poll::Ready(Ok(read)) => moved += read,
                 Poll::Ready(Err(event)) => return Poll::Ready(event),
@@ -273,6 +256,7 @@ impl Half {
     fn step<S, D>(
         &mut self,
         cx: &mut Context<'_>,
+        now: Instant,
         buffer: &mut [u8],
         source: &mut S,
         sink: &mut D,
@@ -303,7 +287,7 @@ impl Half {
         if let Some(room) = buffer.get_mut(begin..HEADROOM) {
             room.copy_from_slice(self.scanner.held());
         }
-        self.heard = Instant::now();
+        self.heard = now;
         let chunk = buffer.get_mut(begin..HEADROOM + read).unwrap_or_default();
         let approved = self.approve(chunk, watch);
         let mut rest = chunk.get(..approved).unwrap_or_default();
@@ -313,7 +297,7 @@ impl Half {
                 Poll::Ready(_) => return Poll::Ready(Err(Event::SinkFailed)),
                 Poll::Pending => {
                     self.kept = Kept::keep(rest);
-                    self.stalled = Some(Instant::now());
+                    self.stalled = Some(now);
                     return Poll::Pending;
                 }
             }
@@ -323,7 +307,12 @@ impl Half {
     }
 
     /// Writes what is kept and flushes; `false` = the sink has failed.
-    fn poll_kept<D: AsyncWrite + Unpin>(&mut self, cx: &mut Context<'_>, sink: &mut D) -> Poll<bool> {
+    fn poll_kept<D: AsyncWrite + Unpin>(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        sink: &mut D,
+    ) -> Poll<bool> {
         while !self.kept.rest().is_empty() {
             match Pin::new(&mut *sink).poll_write(cx, self.kept.rest()) {
                 Poll::Ready(Ok(n)) if n > 0 => {
@@ -333,7 +322,7 @@ impl Half {
                 }
                 Poll::Ready(_) => return Poll::Ready(false),
                 Poll::Pending => {
-                    self.stalled = self.stalled.or_else(|| Some(Instant::now()));
+                    self.stalled = self.stalled.or(Some(now));
                     return Poll::Pending;
                 }
             }
@@ -363,7 +352,7 @@ impl Half {
             return Poll::Ready(false);
         }
         loop {
-            match self.poll_kept(cx, sink) {
+            match self.poll_kept(cx, Instant::now(), sink) {
                 Poll::Ready(true) => {}
                 Poll::Ready(false) => return Poll::Ready(false),
                 Poll::Pending => return Poll::Pending,
@@ -371,8 +360,8 @@ impl Half {
             if self.scanner.at_boundary() {
                 return Poll::Ready(true);
             }
-            let mut space = [0; 4096];
-            let mut space = ReadBuf::new(&mut space);
+            let mut space = [MaybeUninit::uninit(); 4096];
+            let mut space = ReadBuf::uninit(&mut space);
             match Pin::new(&mut *source).poll_read(cx, &mut space) {
                 Poll::Ready(Ok(())) if !space.filled().is_empty() => {
                     let take = self.scanner.finish_frame(space.filled());

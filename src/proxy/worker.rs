@@ -25,12 +25,13 @@ pub struct Worker {
     /// By the id of the backend.
     pools: Mutex<HashMap<u64, Arc<Pool<Body>>>>,
     /// Makes the request ids of this worker unlike those of any other.
-    id_prefix: u64,
+    id_prefix: Box<str>,
     id_next: AtomicU64,
 }
 
 impl Worker {
     pub fn new(gate: Arc<Gate>, id_prefix: u64) -> Self {
+        let id_prefix = format!("{id_prefix:016x}").into();
         Self { gate, pools: Mutex::default(), id_prefix, id_next: AtomicU64::new(0) }
     }
 
@@ -42,7 +43,8 @@ impl Worker {
             return id.into();
         }
         let n = self.id_next.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{n:08x}", self.id_prefix).into()
+        let digits = (0..8).rev().filter_map(|at| char::from_digit((n >> (4 * at) & 0xf) as u32, 16));
+        self.id_prefix.chars().chain(digits).collect::<String>().into()
     }
 
     /// The kept connections to a backend. Those to backends that no configuration names any more go when

@@ -104,10 +104,7 @@ fn read_lines(blacklist: &Blacklist, lines: impl Iterator<Item = Selector>, roun
 fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> (usize, usize) {
     let named = |entry: &Entry<T>| entry.subject.facts().is_some_and(|facts| selector.matches(&facts));
     let named: Vec<Arc<Entry<T>>> = match selector.kind {
-        Kind::Sub | Kind::SubBefore => {
-            let theirs = sessions.of_user(&selector.iss, &selector.value);
-            theirs.into_iter().filter(|entry| named(entry)).collect()
-        }
+        Kind::Sub | Kind::SubBefore => sessions.of_user(&selector.iss, &selector.value, named),
         Kind::Jti | Kind::Sid | Kind::Before => sessions.matching(named),
     };
     let (shadowed, live): (Vec<_>, Vec<_>) = named.into_iter().partition(|entry| entry.subject.is_shadow());

@@ -51,6 +51,11 @@ impl Switch {
     /// Registers the waker first, so that no end is missed.
     pub fn ended(&self, waker: &Waker) -> Option<End> {
         self.waker.register(waker);
+        self.end_now()
+    }
+
+    /// As [`Self::ended`], for those whose waker is registered.
+    pub fn end_now(&self) -> Option<End> {
         let end = self.end.load(Ordering::Acquire);
         let number = usize::try_from(end & 0xff).ok()?.checked_sub(1)?;
         let reason = Reason::ALL.get(number).copied()?;
@@ -186,7 +191,7 @@ impl<T: Subject> Sessions<T> {
     }
 
     /// As [`Self::matching`], among the sessions of one user.
-    pub fn of_user(&self, iss: &str, sub: &str) -> Vec<Arc<Entry<T>>> {
+    pub fn of_user(&self, iss: &str, sub: &str, matches: impl Fn(&Entry<T>) -> bool) -> Vec<Arc<Entry<T>>> {
         let hash = user_hash(iss, sub);
         let shard = self.shard(hash);
         // Hashes of two users may be the same.
@@ -194,7 +199,7 @@ impl<T: Subject> Sessions<T> {
             let facts = entry.subject.facts();
             facts.is_some_and(|facts| facts.iss() == iss && facts.sub() == Some(sub))
         };
-        of(&shard, hash).filter(is_theirs).map(Arc::clone).collect()
+        of(&shard, hash).filter(|entry| matches(entry)).filter(is_theirs).map(Arc::clone).collect()
     }
 
     /// Ends every session that matches; the count of them.
@@ -206,10 +211,10 @@ impl<T: Subject> Sessions<T> {
 
     /// Ends the oldest session of a user that holds a place under this key, and frees the place at once.
     pub fn displace_oldest(&self, iss: &str, sub: &str, key: u128) -> bool {
-        let holds = |entry: &Arc<Entry<T>>| {
+        let holds = |entry: &Entry<T>| {
             !entry.subject.is_shadow() && entry.places().user.as_ref().is_some_and(|p| p.key() == key)
         };
-        let oldest = self.of_user(iss, sub).into_iter().filter(holds).min_by_key(|entry| entry.id);
+        let oldest = self.of_user(iss, sub, holds).into_iter().min_by_key(|entry| entry.id);
         let Some(oldest) = oldest else { return false };
         oldest.switch.end(Reason::UserSessionsExceeded, Unix::now());
         oldest.places().user = None;
@@ -331,8 +336,8 @@ mod tests {
         let sessions = Sessions::new(gauge.clone());
         let _held = ["x", "y"].map(|iss| sessions.register(someone(iss, "alice"), Places::default()));
         assert_eq!(gauge.get(), 2);
-        assert_eq!(sessions.of_user("x", "alice").len(), 1);
-        assert_eq!(sessions.of_user("z", "alice").len(), 0);
+        assert_eq!(sessions.of_user("x", "alice", |_| true).len(), 1);
+        assert_eq!(sessions.of_user("z", "alice", |_| true).len(), 0);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::sharded::BusyCounter;
 use crate::base::reject::{Outcome, Reason};
 use crate::base::section::Section;
 
@@ -90,10 +91,10 @@ pub struct Metrics {
     auth_latency: Histogram,
     handshake: Histogram,
     /// In the order of [`MESSAGE_TYPES`].
-    pub messages_received: [Counter; 5],
-    pub messages_sent: [Counter; 5],
-    pub bytes_received: Counter,
-    pub bytes_sent: Counter,
+    pub messages_received: [BusyCounter; 5],
+    pub messages_sent: [BusyCounter; 5],
+    pub bytes_received: BusyCounter,
+    pub bytes_sent: BusyCounter,
     errors: Vec<Counter>,
     closes: Vec<Counter>,
     would_refuse: Vec<Counter>,
@@ -140,12 +141,18 @@ impl Metrics {
         };
         let connections = family("websocket_connections", "WebSocket upgrades by outcome");
         let failures = family("websocket_auth_failures", "Refusals by reason");
-        let received = family("websocket_messages_received", "Messages and control frames from clients");
-        let sent = family("websocket_messages_sent", "Messages and control frames to clients");
-        let bytes = family("websocket_bytes", "Bytes of frames, received = from clients");
         let errors = family("websocket_errors", "Live sessions ended by an error");
         let closes = family("websocket_closes", "What ended live sessions");
         let would = family("would_refuse", "What routes in shadow mode would have refused");
+
+        let mut busy = |name: &str, help: &str| {
+            let family = Family::<One<1>, BusyCounter>::default();
+            r.register(name, help, family.clone());
+            move |label, value| family.get_or_create(&[(label, value)]).clone()
+        };
+        let received = busy("websocket_messages_received", "Messages and control frames from clients");
+        let sent = busy("websocket_messages_sent", "Messages and control frames to clients");
+        let bytes = busy("websocket_bytes", "Bytes of frames, received = from clients");
 
         let gauge = |r: &mut Registry, name: &str, help: &str| {
             let gauge = Gauge::default();
@@ -224,10 +231,10 @@ impl Metrics {
             failures: by_reason(&failures, Reason::refuses),
             closes: by_reason(&closes, Reason::ends),
             would_refuse: by_reason(&would, |_| true),
-            messages_received: MESSAGE_TYPES.map(|kind| of(&received, "message_type", kind)),
-            messages_sent: MESSAGE_TYPES.map(|kind| of(&sent, "message_type", kind)),
-            bytes_received: of(&bytes, "direction", "received"),
-            bytes_sent: of(&bytes, "direction", "sent"),
+            messages_received: MESSAGE_TYPES.map(|kind| received("message_type", kind)),
+            messages_sent: MESSAGE_TYPES.map(|kind| sent("message_type", kind)),
+            bytes_received: bytes("direction", "received"),
+            bytes_sent: bytes("direction", "sent"),
             errors: ERROR_TYPES.map(|(_, label)| of(&errors, "error_type", label)).into(),
             registry,
             blacklist_entries,

@@ -216,7 +216,7 @@ fn modulus(der: &[u8]) -> Option<&[u8]> {
 
 fn random_id() -> Result<String> {
     let mut bytes = [0; 16];
-    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| anyhow!("the system gives no random numbers"))?;
+    getrandom::fill(&mut bytes).map_err(|_| anyhow!("the system gives no random numbers"))?;
     Ok(format!("{:032x}", u128::from_be_bytes(bytes)))
 }
 
