@@ -167,15 +167,17 @@ fn work(control: &Arc<Control>, listeners: Vec<std::net::TcpListener>) -> Result
 }
 
 async fn accept(worker: Arc<Worker>, listener: TcpListener, closing: watch::Receiver<bool>) {
+    let (log, metrics) = (&worker.gate.recorder.log, &worker.gate.recorder.metrics);
     let mut warned: Option<Instant> = None;
     let mut warn = |event: &str, message: &str| {
         if warned.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             warned = Some(Instant::now());
-            worker.gate.recorder.log.say(Level::Warn, event, message);
+            log.say(Level::Warn, event, message);
         }
     };
     loop {
         let Some((stream, peer)) = listener::accept(&listener).await else {
+            metrics.paused_for_files.inc();
             warn("accept_paused", "no file descriptors left: raise the limit of open files");
             tokio::time::sleep(listener::REST).await;
             continue;
@@ -184,6 +186,7 @@ async fn accept(worker: Arc<Worker>, listener: TcpListener, closing: watch::Rece
             if let Some(slot) = worker.gate.connections.take() {
                 break slot;
             }
+            metrics.paused_for_connections.inc();
             warn("accept_paused", "[listen] max_connections is reached");
             tokio::time::sleep(listener::REST).await;
         };

@@ -109,6 +109,8 @@ pub struct Metrics {
     extensions: Family<One<1>, Counter>,
     pub tracked_addresses: Gauge,
     pub forwarded_ignored: Counter,
+    pub paused_for_files: Counter,
+    pub paused_for_connections: Counter,
     reloads: Family<One<1>, Counter>,
     reload_successful: Gauge,
     jwks_refresh: Family<Texts<2>, Counter>,
@@ -143,6 +145,10 @@ impl Metrics {
         let failures = family("websocket_auth_failures", "Refusals by reason");
         let errors = family("websocket_errors", "Live sessions ended by an error");
         let closes = family("websocket_closes", "What ended live sessions");
+        let pauses = family(
+            "accept_paused",
+            "Rests of 100 ms for want of file descriptors or of connections; clients wait meanwhile",
+        );
         let would = family("would_refuse", "What routes in shadow mode would have refused");
 
         let mut busy = |name: &str, help: &str| {
@@ -251,6 +257,8 @@ impl Metrics {
             },
             tracked_addresses,
             forwarded_ignored,
+            paused_for_files: of(&pauses, "cause", "files"),
+            paused_for_connections: of(&pauses, "cause", "connections"),
             reloads: {
                 for result in RELOADS {
                     let _ = of(&reloads, "result", result);

@@ -85,6 +85,8 @@ fn at_max_connections_accepting_rests_until_one_leaves_and_probes_are_answered()
     waiting.stays_silent(Duration::from_millis(250));
     upstream.assert_quiet();
     assert_eq!(gate.logged("accept_paused")["level"], "warn");
+    assert!(gate.metric("accept_paused_total{cause=\"connections\"}") > 0);
+    assert_eq!(gate.metric("accept_paused_total{cause=\"files\"}"), 0);
     assert!(gate.metrics().contains("# EOF"));
     drop(idle);
     let mut backend = upstream.upgrade();
