@@ -10,6 +10,7 @@
 mod attacks;
 mod changing;
 mod commands;
+mod faults;
 mod harness;
 mod operating;
 mod policies;

@@ -2,7 +2,6 @@
 
 mod admin;
 mod boundary;
-mod bursts;
 mod closing;
 mod dialing;
 mod discovery;
@@ -22,7 +21,6 @@ mod plain_bad;
 mod plain_pool;
 mod plain_streams;
 mod plain_time;
-mod pressure;
 mod prolonging;
 mod records;
 mod relay;

@@ -63,6 +63,10 @@ impl Running {
         self.folder.write("sidegate.toml", text);
     }
 
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends it so many signals in a row.
     pub fn signal(&self, name: &str, times: usize) {
         let script = format!("for i in $(seq {times}); do kill -{name} {}; done", self.child.id());
