@@ -39,6 +39,8 @@ pub struct Relay {
     pub closed: Option<Ended>,
     /// When the answer to it is no longer waited for.
     pub give_up: Option<Instant>,
+    /// Nobody's silence is judged before the next timer.
+    pub held_up: bool,
 }
 
 impl Relay {
@@ -50,6 +52,7 @@ impl Relay {
             watched: false,
             closed: None,
             give_up: None,
+            held_up: false,
         }
     }
 

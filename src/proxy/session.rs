@@ -23,6 +23,12 @@ use crate::state::permits::Slot;
 use crate::state::sessions::{Entry, Registration, Subject, Switch};
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
 
+/// A timer that fires so much too late says that the gate itself was held up: stopped, or without a CPU.
+/// The kernel wakes it empty-handed then, and what its peers have said meanwhile is read only later.
+const HELD_UP: Duration = Duration::from_millis(100);
+/// Time to read that, of all sessions, before the silence of any is judged.
+const GRACE: Duration = Duration::from_millis(500);
+
 /// What a session holds; all of it lets go when dropped.
 #[derive(Debug)]
 pub struct Session<T: Describe> {
@@ -118,10 +124,12 @@ impl<T: Subject> Session<T> {
             let ended = Ended { since: Some(end.since), ..Ended::by(end.reason) };
             return Poll::Ready(relay.closed.unwrap_or(ended));
         }
-        if timer.as_mut().poll_elapsed(cx)
-            && let Some(ended) = self.time_is_up(relay)
-        {
-            return Poll::Ready(ended);
+        if timer.as_mut().poll_elapsed(cx) {
+            // Once: a gate that is always late must judge all the same.
+            relay.held_up = !relay.held_up && timer.deadline().elapsed() > HELD_UP;
+            if let Some(ended) = self.time_is_up(relay) {
+                return Poll::Ready(ended);
+            }
         }
         let now = Instant::now();
         // The backend first: its Close is still read when it no longer takes anything.
@@ -150,7 +158,7 @@ impl<T: Subject> Session<T> {
         if let Some(place) = &self.registration {
             relay.publish(&place.entry.counters);
         }
-        let deadline = self.deadline(relay);
+        let deadline = if relay.held_up { now + GRACE } else { self.deadline(relay) };
         // Only a deadline that has come nearer needs the timer now; a later one is found at its end.
         if deadline < timer.deadline() || timer.is_elapsed() {
             timer.as_mut().reset(deadline);
@@ -224,17 +232,19 @@ impl<T: Subject> Session<T> {
     }
 
     fn time_is_up(&mut self, relay: &mut Relay) -> Option<Ended> {
-        let now = Instant::now();
-        if relay.give_up.is_some_and(|at| now >= at) {
+        let (now, judged) = (Instant::now(), !relay.held_up);
+        if judged && relay.give_up.is_some_and(|at| now >= at) {
             return relay.closed;
         }
         let late = |since: Option<Instant>| {
-            since.zip(self.settings.write_timeout).is_some_and(|(since, timeout)| now >= since + timeout)
+            let timeout = self.settings.write_timeout.filter(|_| judged);
+            since.zip(timeout).is_some_and(|(since, timeout)| now >= since + timeout)
         };
+        let data = if judged { relay.last_data() } else { now };
         let reason = if late(relay.received.stalled) || late(relay.sent.stalled) {
             Some(Reason::WriteTimeout)
         } else {
-            self.lifetime.is_over(&self.settings, relay.last_data(), now, self.prolonged_to())
+            self.lifetime.is_over(&self.settings, data, now, self.prolonged_to())
         };
         let reason = match reason {
             // It tells, and lets it live on.
@@ -243,6 +253,7 @@ impl<T: Subject> Session<T> {
                 self.record.would_close(reason);
                 None
             }
+            None if !judged => None,
             reason => reason.or_else(|| self.beat(relay, now)),
         };
         reason.map(|reason| relay.closed.unwrap_or(Ended::by(reason)))

@@ -6,6 +6,7 @@ mod bursts;
 mod endless;
 mod files;
 mod lengths;
+mod paused;
 mod pressure;
 mod silent;
 mod stopped;
