@@ -1,14 +1,16 @@
 /* F, the floor: a TCP relay that does nothing but relay. No other proxy in user space that copies bytes can cost much less.
- * One thread, edge-triggered epoll, every socket registered once; bytes go from socket to socket through one shared
- * scratch buffer. What the other side does not take is held, and its source is not read until it is gone.
+ * Edge-triggered epoll, every socket registered once; bytes go from socket to socket through one scratch buffer.
+ * What the other side does not take is held, and its source is not read until it is gone.
+ * Threads share nothing: each has its own listening socket, and the kernel spreads the connections.
  *
- *   relay LISTEN_PORT BACKEND_PORT      both on 127.0.0.1
+ *   relay LISTEN_PORT BACKEND_PORT [THREADS]      both on 127.0.0.1
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,10 +40,11 @@ struct pair {
     struct pair *next; /* in the graveyard */
 };
 
-static char scratch[SCRATCH];
-static struct pair *graveyard; /* freed after the batch: later events of it may still point here */
-static int epoll;
-static struct sockaddr_in backend_address;
+static _Thread_local char scratch[SCRATCH];
+static _Thread_local struct pair *graveyard; /* freed after the batch: later events of it may still point here */
+static _Thread_local int epoll;
+static struct sockaddr_in listen_address, backend_address;
+static int threads = 1;
 
 static void fail(const char *what) {
     perror(what);
@@ -145,16 +148,13 @@ static struct sockaddr_in loopback(const char *port) {
     return address;
 }
 
-int main(int argc, char **argv) {
-    if (argc != 3) {
-        fprintf(stderr, "usage: relay LISTEN_PORT BACKEND_PORT\n");
-        return 64;
-    }
-    struct sockaddr_in address = loopback(argv[1]);
-    backend_address = loopback(argv[2]);
+static void *relay(void *unused) {
+    (void)unused;
     int one = 1, listener = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
     setsockopt(listener, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-    if (bind(listener, (struct sockaddr *)&address, sizeof address) || listen(listener, BACKLOG)) fail("listen");
+    if (threads > 1) setsockopt(listener, SOL_SOCKET, SO_REUSEPORT, &one, sizeof one);
+    if (bind(listener, (struct sockaddr *)&listen_address, sizeof listen_address) || listen(listener, BACKLOG))
+        fail("listen");
     if ((epoll = epoll_create1(EPOLL_CLOEXEC)) < 0) fail("epoll_create1");
     watch(listener, NULL, EPOLLIN);
     for (;;) {
@@ -176,4 +176,20 @@ int main(int argc, char **argv) {
             free(pair);
         }
     }
+    return NULL;
+}
+
+int main(int argc, char **argv) {
+    if (argc != 3 && argc != 4) {
+        fprintf(stderr, "usage: relay LISTEN_PORT BACKEND_PORT [THREADS]\n");
+        return 64;
+    }
+    listen_address = loopback(argv[1]);
+    backend_address = loopback(argv[2]);
+    if (argc == 4) threads = atoi(argv[3]);
+    for (int i = 1; i < threads; i++) {
+        pthread_t thread;
+        if (pthread_create(&thread, NULL, relay, NULL)) fail("pthread_create");
+    }
+    relay(NULL);
 }
