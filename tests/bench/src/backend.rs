@@ -1,10 +1,13 @@
-//! The backend behind every peer: echoes WebSocket messages, serves 1 KiB pages, the JWKS and nginx's auth request.
+//! The backend behind every peer: echoes WebSocket messages or sends them to all, serves 1 KiB pages, the JWKS and
+//! nginx's auth request.
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
-use std::net::TcpListener as StdListener;
+use std::io::{self, Write as _};
+use std::net::{TcpListener as StdListener, TcpStream as StdStream};
+use std::os::fd::AsFd as _;
 use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::Engine as _;
@@ -17,8 +20,10 @@ use crate::keys;
 
 /// The body of every page.
 pub(crate) const PAGE: [u8; 1024] = [b'x'; 1024];
-/// Each peer takes one of these ports, the gate two; `POLICY` and `RULE` are gates that the bench starts itself.
-const NAMES: [&str; 7] = ["S", "ADMIN", "H", "N", "F", "POLICY", "RULE"];
+/// What is sent to a socket with this path goes to all of them, itself included.
+pub(crate) const ALL: &str = "/ws/all";
+/// Each peer takes one of these ports; `START`, `POLICY` and `RULE` are for what the bench starts itself.
+const NAMES: [&str; 11] = ["S", "H", "N", "F", "S2", "H2", "F2", "QUIET", "START", "POLICY", "RULE"];
 const MAX_HEAD: usize = 32 * 1024;
 const BACKLOG: u32 = 4096;
 
@@ -51,6 +56,13 @@ fn write_ports(dir: &Path, backend: u16) -> io::Result<()> {
     fs::rename(dir.join("ports.new"), dir.join("ports"))
 }
 
+/// What `DIR/ports` says.
+pub(crate) fn port(dir: &Path, name: &str) -> io::Result<u16> {
+    let text = fs::read_to_string(dir.join("ports"))?;
+    let port = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("_PORT=")?.parse().ok());
+    port.ok_or_else(|| io::Error::other(format!("there is no port for {name}")))
+}
+
 /// One connection: pages while it lasts, or one upgrade.
 async fn converse(mut stream: TcpStream, jwks: &[u8]) -> io::Result<()> {
     stream.set_nodelay(true)?;
@@ -64,16 +76,20 @@ async fn converse(mut stream: TcpStream, jwks: &[u8]) -> io::Result<()> {
         };
         let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
         buffer.drain(..end);
+        let path = head.split(' ').nth(1).unwrap_or_default();
         // nginx's auth request carries the key too, but no Upgrade.
         if let (Some(key), Some(_)) = (field(&head, "sec-websocket-key"), field(&head, "upgrade")) {
             let answer = format!(
                 "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {}\r\n\r\n",
                 accept(key)
             );
+            let all = path == ALL;
+            if all {
+                ROOM.lock().unwrap_or_else(PoisonError::into_inner).push(second(&stream)?);
+            }
             stream.write_all(answer.as_bytes()).await?;
-            return echo(stream, buffer).await;
+            return echo(stream, buffer, all).await;
         }
-        let path = head.split(' ').nth(1).unwrap_or_default();
         let answer = match path {
             "/auth" => b"HTTP/1.1 204 No Content\r\n\r\n".to_vec(),
             "/jwks" => page("application/json", jwks),
@@ -104,8 +120,21 @@ pub(crate) fn accept(key: &str) -> String {
     STANDARD.encode(digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes()))
 }
 
+/// The sockets of [`ALL`]; who has left is taken out when the next message cannot be written.
+static ROOM: Mutex<Vec<StdStream>> = Mutex::new(Vec::new());
+
+fn second(stream: &TcpStream) -> io::Result<StdStream> {
+    Ok(stream.as_fd().try_clone_to_owned()?.into())
+}
+
+/// One write for each socket. What does not fit at once is lost, and its client says so.
+fn tell_all(frame: &[u8]) {
+    let mut room = ROOM.lock().unwrap_or_else(PoisonError::into_inner);
+    room.retain(|mut stream| stream.write(frame).is_ok_and(|written| written == frame.len()));
+}
+
 /// Each frame goes back whole, in one write, from the buffer it came in: the answer's header is the shorter one.
-async fn echo(mut stream: TcpStream, mut buffer: Vec<u8>) -> io::Result<()> {
+async fn echo(mut stream: TcpStream, mut buffer: Vec<u8>, all: bool) -> io::Result<()> {
     loop {
         let header = Header::parse(&buffer);
         let needed = header.map_or(frame::MAX_HEADER, |header| header.whole());
@@ -132,7 +161,11 @@ async fn echo(mut stream: TcpStream, mut buffer: Vec<u8>) -> io::Result<()> {
                 frame::header(&mut short, opcode, header.payload, None);
                 let start = header.size - short.len();
                 buffer[start..header.size].copy_from_slice(&short);
-                stream.write_all(&buffer[start..needed]).await?;
+                if all {
+                    tell_all(&buffer[start..needed]);
+                } else {
+                    stream.write_all(&buffer[start..needed]).await?;
+                }
             }
         }
         if buffer.len() == needed { buffer.clear() } else { drop(buffer.drain(..needed)) }

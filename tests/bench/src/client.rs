@@ -10,12 +10,14 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use crate::backend::{PAGE, accept, field, head_end};
+use crate::backend::{ALL, PAGE, accept, field, head_end};
 use crate::frame::{self, Header};
 
 /// The close code of a token that is not good.
 const REVOKED: u16 = 4001;
 const MASK: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
+/// Where a message is echoed.
+const CHAT: &str = "/ws/chat";
 const HOST: &str = "chat.example.com";
 /// What a page of that host sends along.
 const ORIGIN: &str = "Origin: https://chat.example.com\r\n";
@@ -52,17 +54,22 @@ pub(crate) struct Socket {
 impl Socket {
     /// `seed` makes the `Sec-WebSocket-Key`.
     pub(crate) async fn open(port: u16, token: &str, seed: usize) -> io::Result<Self> {
-        Self::open_with(port, token, seed, "").await
+        Self::open_with(port, CHAT, token, seed, "").await
     }
 
     /// As a browser opens it.
     pub(crate) async fn open_from_page(port: u16, token: &str, seed: usize) -> io::Result<Self> {
-        Self::open_with(port, token, seed, ORIGIN).await
+        Self::open_with(port, CHAT, token, seed, ORIGIN).await
     }
 
-    async fn open_with(port: u16, token: &str, seed: usize, headers: &str) -> io::Result<Self> {
+    /// Where a message goes to everyone.
+    pub(crate) async fn join(port: u16, token: &str, seed: usize) -> io::Result<Self> {
+        Self::open_with(port, ALL, token, seed, "").await
+    }
+
+    async fn open_with(port: u16, path: &str, token: &str, seed: usize, headers: &str) -> io::Result<Self> {
         let key = STANDARD.encode((seed as u128 ^ 0x5851_F42D_4C95_7F2D_1405_7B7E_F767_814F).to_le_bytes());
-        let (stream, head, buffer) = upgrade(port, token, &key, headers).await?;
+        let (stream, head, buffer) = upgrade(port, path, token, &key, headers).await?;
         if status(&head) != Some(101) {
             return wrong(format!("expected 101, got {}", head.lines().next().unwrap_or_default()));
         }
@@ -100,8 +107,17 @@ impl Socket {
     }
 
     pub(crate) async fn echo(&mut self, message: &mut Message) -> io::Result<()> {
+        self.send(message).await?;
+        self.expect(message).await
+    }
+
+    pub(crate) async fn send(&mut self, message: &mut Message) -> io::Result<()> {
         message.next();
-        self.stream.write_all(&message.masked).await?;
+        self.stream.write_all(&message.masked).await
+    }
+
+    /// The message just sent, by this or another socket.
+    pub(crate) async fn expect(&mut self, message: &Message) -> io::Result<()> {
         let header = self.receive().await?;
         if header.opcode != frame::BINARY
             || self.buffer.get(header.size..header.whole()) != Some(&message.plain)
@@ -170,19 +186,20 @@ impl Message {
 
 /// The status that a peer answers an upgrade with.
 pub(crate) async fn verdict(port: u16, token: &str) -> io::Result<u16> {
-    let (_, head, _) = upgrade(port, token, "dGhlIHNhbXBsZSBub25jZQ==", "").await?;
+    let (_, head, _) = upgrade(port, CHAT, token, "dGhlIHNhbXBsZSBub25jZQ==", "").await?;
     status(&head).ok_or_else(|| io::Error::other("an answer without a status"))
 }
 
 async fn upgrade(
     port: u16,
+    path: &str,
     token: &str,
     key: &str,
     headers: &str,
 ) -> io::Result<(TcpStream, String, Vec<u8>)> {
     let mut stream = connect(port).await?;
     let request = format!(
-        "GET /ws/chat HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n\
+        "GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n\
          Sec-WebSocket-Version: 13\r\nUser-Agent: bench\r\nAuthorization: Bearer {token}\r\n{headers}\r\n"
     );
     stream.write_all(request.as_bytes()).await?;

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! load backend DIR                       serve; writes DIR/{key.der,public.pem} and, when ready, DIR/ports
-//! load bench DIR [--quick] [--only TEXT] [--idle N] [--policy N] --direct PORT LETTER=PORT,PID…
-//!                                           measure these peers, and gates that DIR/gate starts; print the table
+//! load bench DIR [--quick] [--only TEXT] [--idle N] [--policy N] [--pinned PID] --direct PORT NAME=PORT,PID…
+//!                                           measure these peers, those that DIR/LETTER.start says how to start, and
+//!                                           gates that DIR/gate starts; print the table
 //! ```
 //! `run` starts both, and the peers between them.
 
@@ -14,6 +15,7 @@ mod gate;
 mod keys;
 mod policy;
 mod proc;
+mod process;
 mod rows;
 mod table;
 
@@ -21,9 +23,9 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use rows::{Options, Peer};
+use rows::{Options, Peer, Setup};
 
-const USAGE: &str = "usage: load backend DIR | load bench DIR [--quick] [--only TEXT] [--idle N] [--policy N] --direct PORT LETTER=PORT,PID...";
+const USAGE: &str = "usage: load backend DIR | load bench DIR [--quick] [--only TEXT] [--idle N] [--policy N] [--pinned PID] --direct PORT NAME=PORT,PID...";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -61,6 +63,7 @@ fn options(dir: &str, words: &[&str]) -> Option<Options> {
         idle: 5000,
         policy: None,
         direct: 0,
+        pinned: None,
         peers: Vec::new(),
     };
     let mut words = words.iter();
@@ -70,16 +73,23 @@ fn options(dir: &str, words: &[&str]) -> Option<Options> {
             "--only" => options.only = Some((*words.next()?).to_owned()),
             "--idle" => options.idle = words.next()?.parse().ok()?,
             "--policy" => options.policy = Some(words.next()?.parse().ok()?),
+            "--pinned" => options.pinned = Some(words.next()?.parse().ok()?),
             "--direct" => options.direct = words.next()?.parse().ok()?,
             _ => options.peers.push(peer(word)?),
         }
     }
-    (!options.peers.is_empty()).then_some(options)
+    (!options.of(Setup::One).is_empty()).then_some(options)
 }
 
-/// `H=8081,4711`
+/// `H=8081,4711`, with two workers `H2=…`, without heartbeats `S-=…`
 fn peer(word: &str) -> Option<Peer> {
-    let (letter, rest) = word.split_once('=')?;
+    let (name, rest) = word.split_once('=')?;
     let (port, pid) = rest.split_once(',')?;
-    Some(Peer { letter: letter.parse().ok()?, port: port.parse().ok()?, pid: pid.parse().ok()? })
+    let setup = match name.get(1..)? {
+        "" => Setup::One,
+        "2" => Setup::Two,
+        "-" => Setup::Quiet,
+        _ => return None,
+    };
+    Some(Peer { letter: name.chars().next()?, setup, port: port.parse().ok()?, pid: pid.parse().ok()? })
 }

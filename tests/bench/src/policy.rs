@@ -1,13 +1,14 @@
 //! The rows of policy: what verdicts, a long blacklist and revocations cost the gate. No peer has the like.
 
 use std::fmt::Write as _;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
+use crate::backend;
 use crate::client::{Socket, at_once, verdict, wrong};
 use crate::gate::Gate;
 use crate::keys::{Claims, Quick, Signer, now};
@@ -95,7 +96,7 @@ pub(crate) async fn lines(options: &Options, sockets: usize, signer: &mut Signer
     if file {
         measure_file(dir, &extent, &mut rows).await?;
     }
-    let gate = Gate::start(dir, "policy", port(dir, "POLICY")?).await?;
+    let gate = Gate::start(dir, "policy", backend::port(dir, "POLICY")?).await?;
     if verdict(gate.port, &revoked.token).await? != 401 {
         return wrong("the gate admits a token of its blacklist");
     }
@@ -111,13 +112,6 @@ pub(crate) async fn lines(options: &Options, sockets: usize, signer: &mut Signer
         eprintln!("{}", line.spread('S').unwrap_or_default());
     }
     Ok(lines)
-}
-
-/// What `DIR/ports` says.
-fn port(dir: &Path, name: &str) -> io::Result<u16> {
-    let text = fs::read_to_string(dir.join("ports"))?;
-    let port = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix("_PORT=")?.parse().ok());
-    port.ok_or_else(|| io::Error::other(format!("there is no port for {name}")))
 }
 
 /// Lines as of Keycloak's tokens; `last` is the last one.
@@ -149,7 +143,7 @@ fn mixed(n: u64) -> u64 {
 
 /// A gate with the file, less one without: RSS at rest and CPU until ready. Then one line more.
 async fn measure_file(dir: &Path, extent: &Extent, rows: &mut Rows) -> io::Result<()> {
-    let port = port(dir, "POLICY")?;
+    let port = backend::port(dir, "POLICY")?;
     for _ in 0..extent.repeats {
         let (bare, bare_rss, bare_cpu, bare_time) = started(dir, "bare", port).await?;
         drop(bare);
@@ -209,7 +203,7 @@ async fn measure_verdicts(
     signer: &mut Signer,
     rows: &mut Rows,
 ) -> io::Result<()> {
-    let with_rule = Gate::start(dir, "rule", port(dir, "RULE")?).await?;
+    let with_rule = Gate::start(dir, "rule", backend::port(dir, "RULE")?).await?;
     let outside = signer.token(Claims { rooms: r#"["lobby","support"]"#, ..Claims::GOOD })?;
     Socket::open(gate.port, &outside, 0).await?.close().await?;
     if verdict(with_rule.port, &outside).await? != 403 {

@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::io;
+use std::process::{Command, Stdio};
+
+use crate::client::wrong;
 
 /// Nanoseconds of CPU, user and system, since the start.
 pub(crate) fn cpu(pid: u32) -> io::Result<u64> {
@@ -28,6 +31,26 @@ pub(crate) fn peak(pid: u32) -> io::Result<u64> {
 
 pub(crate) fn forget_peak(pid: u32) -> io::Result<()> {
     fs::write(format!("/proc/{pid}/clear_refs"), "5")
+}
+
+/// Bytes of the file that it runs.
+pub(crate) fn executable(pid: u32) -> io::Result<u64> {
+    Ok(fs::metadata(format!("/proc/{pid}/exe"))?.len())
+}
+
+/// Moves a process with all its threads.
+pub(crate) fn place(pid: u32, cpus: &str) -> io::Result<()> {
+    command("taskset", &["-acp", cpus, &pid.to_string()])
+}
+
+/// As nginx must be ended, so that its worker ends too.
+pub(crate) fn terminate(pid: u32) -> io::Result<()> {
+    command("kill", &["-TERM", &pid.to_string()])
+}
+
+fn command(program: &str, arguments: &[&str]) -> io::Result<()> {
+    let status = Command::new(program).args(arguments).stdout(Stdio::null()).status()?;
+    if status.success() { Ok(()) } else { wrong(format!("{program} {arguments:?}: {status}")) }
 }
 
 fn bytes(path: &str, name: &str) -> io::Result<u64> {

@@ -10,18 +10,21 @@ use crate::client::{Message, Pages, Socket, at_once, verdict, wrong};
 use crate::keys::{Claims, Signer};
 use crate::policy;
 use crate::proc;
+use crate::process;
 use crate::table::{self, Line};
 
 pub(crate) struct Options {
     pub(crate) dir: PathBuf,
     pub(crate) quick: bool,
     pub(crate) only: Option<String>,
-    /// Open sockets of the memory rows.
+    /// Open sockets of the rows of memory and of idle CPU.
     pub(crate) idle: usize,
     /// Open sockets of the rows of revocation; `None` = there is no gate for the rows of policy.
     pub(crate) policy: Option<usize>,
     /// The backend's own port: what a peer's latency is added to.
     pub(crate) direct: u16,
+    /// The backend's process, if it and this one are to be moved between CPUs.
+    pub(crate) pinned: Option<u32>,
     pub(crate) peers: Vec<Peer>,
 }
 
@@ -29,12 +32,35 @@ impl Options {
     pub(crate) fn wants(&self, row: &str) -> bool {
         self.only.as_ref().is_none_or(|text| row.contains(text))
     }
+
+    pub(crate) fn of(&self, setup: Setup) -> Vec<&Peer> {
+        self.peers.iter().filter(|peer| peer.setup == setup).collect()
+    }
+
+    /// Load and backend keep to one CPU and leave the other one to the peers, unless these may use both.
+    pub(crate) fn spread_over_both(&self, both: bool) -> io::Result<()> {
+        let Some(backend) = self.pinned else { return Ok(()) };
+        let cpus = if both { "0,1" } else { "1" };
+        [backend, std::process::id()].into_iter().try_for_each(|pid| proc::place(pid, cpus))
+    }
 }
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Setup {
+    /// One worker on a CPU of its own.
+    One,
+    /// Two workers on two CPUs.
+    Two,
+    /// The gate without heartbeats.
+    Quiet,
+}
+use Setup::{One, Two};
 
 #[derive(Clone, Copy)]
 pub(crate) struct Peer {
     /// S sidegate, H `HAProxy`, N nginx, F the relay.
     pub(crate) letter: char,
+    pub(crate) setup: Setup,
     pub(crate) port: u16,
     pub(crate) pid: u32,
 }
@@ -45,6 +71,8 @@ enum Work {
     Handshakes { unseen: bool },
     /// One message at a time on each socket, there and back.
     Echo { sockets: usize, size: usize },
+    /// One message to the backend, and from there to each socket; an operation is one of these.
+    FanOut { sockets: usize, size: usize },
     /// Plain GET of 1 KiB, kept alive.
     Pages { connections: usize },
     /// p50 of one message there and back on one socket, wall clock.
@@ -56,9 +84,10 @@ enum Work {
 struct Row {
     name: &'static str,
     unit: &'static str,
-    /// The peer that ratios are against, and the highest ratio that S may have.
-    against: char,
-    mark: Option<f64>,
+    setup: Setup,
+    /// The peer that ratios are against, and the highest ratio that S may have; with none, the highest value.
+    against: Option<char>,
+    mark: f64,
     work: Work,
     /// Operations in one sample of a full run.
     operations: usize,
@@ -66,18 +95,23 @@ struct Row {
 
 const CPU: &str = "CPU µs";
 const WALL: &str = "µs";
+const H: Option<char> = Some('H');
+const F: Option<char> = Some('F');
 
 /// In a quick run a quarter of the operations, and fewer rounds.
 #[rustfmt::skip]
-const ROWS: [Row; 8] = [
-    Row { name: "handshake, known token", unit: CPU, against: 'H', mark: Some(0.65), work: Work::Handshakes { unseen: false }, operations: 1600 },
-    Row { name: "handshake, unseen token", unit: CPU, against: 'H', mark: Some(0.85), work: Work::Handshakes { unseen: true }, operations: 800 },
-    Row { name: "echo, 50 × 128 B", unit: CPU, against: 'F', mark: Some(1.15), work: Work::Echo { sockets: 50, size: 128 }, operations: 20_000 },
-    Row { name: "echo, 50 × 16 KiB", unit: CPU, against: 'F', mark: Some(1.2), work: Work::Echo { sockets: 50, size: 16 * 1024 }, operations: 8000 },
-    Row { name: "echo, 8 × 1 MiB", unit: CPU, against: 'H', mark: None, work: Work::Echo { sockets: 8, size: 1024 * 1024 }, operations: 160 },
-    Row { name: "echo, 1 × 128 B, p50", unit: WALL, against: 'F', mark: None, work: Work::EchoLatency { size: 128 }, operations: 4000 },
-    Row { name: "handshake, p50 added to direct", unit: WALL, against: 'H', mark: None, work: Work::HandshakeLatency, operations: 400 },
-    Row { name: "GET of 1 KiB, kept alive", unit: CPU, against: 'H', mark: None, work: Work::Pages { connections: 50 }, operations: 8000 },
+const ROWS: [Row; 11] = [
+    Row { name: "handshake, known token", unit: CPU, setup: One, against: H, mark: 0.50, work: Work::Handshakes { unseen: false }, operations: 1600 },
+    Row { name: "handshake, unseen token", unit: CPU, setup: One, against: H, mark: 0.70, work: Work::Handshakes { unseen: true }, operations: 800 },
+    Row { name: "handshake, known token, two workers", unit: CPU, setup: Two, against: H, mark: 0.55, work: Work::Handshakes { unseen: false }, operations: 1600 },
+    Row { name: "handshake, p50 added to direct", unit: WALL, setup: One, against: None, mark: 300.0, work: Work::HandshakeLatency, operations: 400 },
+    Row { name: "echo, 50 × 128 B", unit: CPU, setup: One, against: F, mark: 1.06, work: Work::Echo { sockets: 50, size: 128 }, operations: 20_000 },
+    Row { name: "echo, 200 × 128 B, two workers", unit: CPU, setup: Two, against: F, mark: 1.10, work: Work::Echo { sockets: 200, size: 128 }, operations: 20_000 },
+    Row { name: "echo, 50 × 16 KiB", unit: CPU, setup: One, against: F, mark: 1.08, work: Work::Echo { sockets: 50, size: 16 * 1024 }, operations: 8000 },
+    Row { name: "echo, 8 × 1 MiB", unit: CPU, setup: One, against: H, mark: 0.95, work: Work::Echo { sockets: 8, size: 1024 * 1024 }, operations: 160 },
+    Row { name: "echo, 1 × 128 B, p50", unit: WALL, setup: One, against: F, mark: 1.03, work: Work::EchoLatency { size: 128 }, operations: 4000 },
+    Row { name: "fan-out, 64 B to 1000 sockets", unit: CPU, setup: One, against: F, mark: 1.10, work: Work::FanOut { sockets: 1000, size: 64 }, operations: 20_000 },
+    Row { name: "GET of 1 KiB, kept alive", unit: CPU, setup: One, against: H, mark: 0.75, work: Work::Pages { connections: 50 }, operations: 8000 },
 ];
 
 const ROUNDS: usize = 9;
@@ -114,27 +148,23 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
     }
 
     // Memory first: the peers are fresh.
-    let mut memory = if options.only.is_some() { Vec::new() } else { memory_lines(options.idle).into() };
-    for peer in options.peers.iter().filter(|_| options.only.is_none()) {
-        let values =
-            memory_of(peer, &options, tokens.known).await.map_err(|error| of("memory", peer, &error))?;
-        for (line, value) in memory.iter_mut().zip(values) {
-            line.add(peer.letter, value);
-        }
-        eprintln!("{}: {values:.2?} (memory)", peer.letter);
-    }
-
+    let of_processes = process::lines(&options, tokens.known).await?;
     let mut lines = Vec::new();
     for row in ROWS.iter().filter(|row| options.wants(row.name)) {
+        options.spread_over_both(row.setup == Two)?;
         let line = measure(row, rounds, share, &options, &tokens).await?;
+        options.spread_over_both(false)?;
         eprintln!("{}", line.spread('S').or_else(|| line.spread('N')).unwrap_or_default());
         lines.push(line);
     }
-    lines.extend(memory);
+    lines.extend(of_processes);
     if let Some(sockets) = options.policy {
         lines.extend(policy::lines(&options, sockets, &mut signer).await?);
     }
-    print!("{}", table::markdown(&lines, &options.peers.iter().map(|peer| peer.letter).collect::<Vec<_>>()));
+    print!(
+        "{}",
+        table::markdown(&lines, &options.of(One).iter().map(|peer| peer.letter).collect::<Vec<_>>())
+    );
     Ok(())
 }
 
@@ -147,7 +177,11 @@ async fn measure(
     tokens: &Tokens,
 ) -> io::Result<Line> {
     let operations = row.operations / share;
-    let mut line = Line::ratio(row.name, row.unit, row.against, row.mark);
+    let mut line = match row.against {
+        Some(against) => Line::ratio(row.name, row.unit, against, Some(row.mark)),
+        None => Line::value(row.name, row.unit, Some(row.mark)),
+    };
+    let peers = options.of(row.setup);
     for round in 0..=rounds {
         let tokens =
             Tokens { unseen: tokens.unseen.get(round * operations..).unwrap_or_default(), ..*tokens };
@@ -155,8 +189,8 @@ async fn measure(
             Work::HandshakeLatency => handshake_latency(options.direct, tokens.known, operations).await?,
             _ => 0.0,
         };
-        for at in 0..options.peers.len() {
-            let peer = &options.peers[(at + round) % options.peers.len()];
+        for at in 0..peers.len() {
+            let peer = peers[(at + round) % peers.len()];
             let value = sample(row.work, peer, operations, &tokens)
                 .await
                 .map_err(|error| of(row.name, peer, &error))?;
@@ -168,7 +202,7 @@ async fn measure(
     Ok(line)
 }
 
-fn of(row: &str, peer: &Peer, error: &io::Error) -> io::Error {
+pub(crate) fn of(row: &str, peer: &Peer, error: &io::Error) -> io::Error {
     io::Error::other(format!("{row}, {}: {error}", peer.letter))
 }
 
@@ -198,6 +232,22 @@ async fn sample(work: Work, peer: &Peer, operations: usize, tokens: &Tokens) -> 
             });
             let (cost, open) = cpu_per_operation(peer, each * sockets, at_once(jobs)).await?;
             close(open).await?;
+            Ok(cost)
+        }
+        Work::FanOut { sockets, size } => {
+            let mut open = at_once((0..sockets).map(|n| Socket::join(port, tokens.known, n))).await?;
+            let job = async move {
+                let mut message = Message::new(size, 0);
+                for _ in 0..operations / sockets {
+                    open[0].send(&mut message).await?;
+                    for socket in &mut open {
+                        socket.expect(&message).await?;
+                    }
+                }
+                Ok(open)
+            };
+            let (cost, open) = cpu_per_operation(peer, operations, at_once([job])).await?;
+            close(open.into_iter().flatten().collect()).await?;
             Ok(cost)
         }
         Work::Pages { connections } => {
@@ -257,7 +307,7 @@ async fn cpu_per_operation<T>(
     Ok((spent as f64 / operations as f64 / 1e3, done))
 }
 
-async fn open(port: u16, token: &'static str, count: usize) -> io::Result<Vec<Socket>> {
+pub(crate) async fn open(port: u16, token: &'static str, count: usize) -> io::Result<Vec<Socket>> {
     let lanes = LANES.min(count);
     let jobs = (0..lanes).map(|lane| async move {
         let mut open = Vec::with_capacity(count / lanes + 1);
@@ -269,58 +319,8 @@ async fn open(port: u16, token: &'static str, count: usize) -> io::Result<Vec<So
     Ok(at_once(jobs).await?.into_iter().flatten().collect())
 }
 
-async fn close(open: Vec<Socket>) -> io::Result<()> {
+pub(crate) async fn close(open: Vec<Socket>) -> io::Result<()> {
     at_once(open.into_iter().map(Socket::close)).await.map(drop)
-}
-
-fn memory_lines(idle: usize) -> [Line; 4] {
-    [
-        Line::value("RSS with no socket", "MB", Some(12.0)),
-        Line::value(format!("RSS of an idle socket ({} to {idle})", idle / 2), "kB", Some(3.0)),
-        Line::value("the same, after 16 KiB there and back on each", "kB", None),
-        Line::value(format!("idle CPU with {idle} sockets"), "ms/s", None),
-    ]
-}
-
-/// The values of `memory_lines`. The first half of the sockets pays for what the second half no longer has to:
-/// tables that grow, arenas, the token.
-async fn memory_of(peer: &Peer, options: &Options, token: &'static str) -> io::Result<[f64; 4]> {
-    let pause = Duration::from_millis(if options.quick { 500 } else { 1500 });
-    let half = options.idle / 2;
-    sleep(pause).await;
-    let none = proc::rss(peer.pid)?;
-    let mut sockets = open(peer.port, token, half).await?;
-    sleep(pause).await;
-    let at_half = proc::rss(peer.pid)?;
-    sockets.extend(open(peer.port, token, half).await?);
-    sleep(pause).await;
-    let at_full = proc::rss(peer.pid)?;
-
-    let before = proc::cpu(peer.pid)?;
-    let start = Instant::now();
-    sleep(pause).await;
-    let busy = (proc::cpu(peer.pid)? - before) as f64 / 1e6 / start.elapsed().as_secs_f64();
-
-    let mut lanes: Vec<Vec<Socket>> = (0..LANES).map(|_| Vec::new()).collect();
-    for (n, socket) in sockets.into_iter().enumerate() {
-        lanes[n % LANES].push(socket);
-    }
-    let jobs = lanes.into_iter().map(|mut lane| async move {
-        let mut message = Message::new(16 * 1024, 0);
-        for socket in &mut lane {
-            socket.echo(&mut message).await?;
-        }
-        Ok(lane)
-    });
-    let sockets: Vec<Socket> = at_once(jobs).await?.into_iter().flatten().collect();
-    sleep(pause).await;
-    let after = proc::rss(peer.pid)?;
-    close(sockets).await?;
-    sleep(pause).await;
-
-    let per_socket = |low: u64, high: u64, count: usize| (high as f64 - low as f64) / count as f64 / 1e3;
-    let idle = per_socket(at_half, at_full, half);
-    Ok([none as f64 / 1e6, idle, idle + per_socket(at_full, after, 2 * half), busy])
 }
 
 /// Until it lets a good token through to the backend.

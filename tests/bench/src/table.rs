@@ -55,6 +55,12 @@ impl Line {
         &self.name
     }
 
+    /// The ratio of the lowest samples: what a busy machine spoils least.
+    fn of_lowest(&self, peer: char) -> Option<String> {
+        let lowest = |peer: char| self.samples.get(&peer)?.iter().copied().min_by(f64::total_cmp);
+        Some(format!("; lowest by lowest {:.2}", lowest(peer)? / lowest(self.against?)?))
+    }
+
     /// Lowest, median and highest ratio of one peer, or value if there is no ratio: to see how far to trust them.
     pub(crate) fn spread(&self, peer: char) -> Option<String> {
         let (mut all, what) = match self.against {
@@ -63,7 +69,9 @@ impl Line {
         };
         all.sort_unstable_by(f64::total_cmp);
         let (low, high) = (all.first()?, all.last()?);
-        Some(format!("{}: {what} {low:.2} … {:.2} … {high:.2}", self.name, median(&all)?))
+        let middle = median(&all)?;
+        let lowest = self.of_lowest(peer).unwrap_or_default();
+        Some(format!("{}: {what} {low:.2} … {middle:.2} … {high:.2}{lowest}", self.name))
     }
 }
 
