@@ -22,7 +22,7 @@ const HOST: &str = "chat.example.com";
 /// What a page of that host sends along.
 const ORIGIN: &str = "Origin: https://chat.example.com\r\n";
 /// Of one whole job: no peer may hang the bench.
-const PATIENCE: Duration = Duration::from_mins(1);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(crate) fn wrong<T>(what: impl Into<String>) -> io::Result<T> {
     Err(io::Error::other(what.into()))

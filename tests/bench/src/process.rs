@@ -75,6 +75,9 @@ pub(crate) async fn lines(options: &Options, token: &'static str) -> io::Result<
     let Rows { none, idle, after, executable, quiet, start } = rows;
     let mut lines = vec![none, idle, after, executable, quiet, start];
     lines.retain(|line| options.wants(line.name()));
+    for line in &lines {
+        eprintln!("{}", line.spread('S').unwrap_or_default());
+    }
     Ok(lines)
 }
 
