@@ -8,11 +8,13 @@ import pytest
 
 from gate import BINARY, Gate
 from parts import Daphne, Part, Prometheus, Uvicorn
+from soak import Soak
 from sso import Keycloak
 
 
 def pytest_collection_modifyitems(items):
-    if not BINARY.is_file() and any("start_gate" in item.fixturenames for item in items):
+    items.sort(key=lambda item: "soak" in item.fixturenames)  # it has run longest when they come last
+    if not BINARY.is_file() and any({"start_gate", "soak"} & set(item.fixturenames) for item in items):
         pytest.exit(f"there is no gate at {BINARY}: cargo build, or set SIDEGATE_BIN", returncode=1)
 
 
@@ -53,6 +55,21 @@ def uvicorn(logs):
 def start_gate(logs, keycloak, daphne, uvicorn):
     """`with start_gate(realm="other") as gate`: one with settings of its own."""
     return functools.partial(Gate, logs, keycloak, daphne, uvicorn)
+
+
+@pytest.fixture(scope="session")
+def soak(logs, keycloak):
+    """Not before Keycloak is up: two must not copy their realms at once."""
+    soak = Soak(logs)
+    soak.start()
+    yield soak
+    soak.interrupt()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def soak_from_the_start(request):
+    if any("soak" in item.fixturenames for item in request.session.items):
+        request.getfixturevalue("soak")
 
 
 @pytest.fixture(scope="module")

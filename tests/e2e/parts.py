@@ -75,6 +75,7 @@ class Part:
     """A program on `port`; all that it says goes to one file, also over restarts."""
 
     name = "part"
+    patience = 90  # seconds until it is up
 
     def __init__(self, logs):
         self.port = free_port()
@@ -107,12 +108,12 @@ class Part:
             self.wait_until_up()
         return self
 
-    def wait_until_up(self, seconds=90):
+    def wait_until_up(self):
         def up():
             assert self.process.poll() is None, f"{self.name} ended at once:\n{self.output()[-3000:]}"
             return self.is_up()
 
-        wait_until(up, f"{self.name} is up", seconds)
+        wait_until(up, f"{self.name} is up", self.patience)
 
     def stop(self, patience=20):
         """SIGTERM to the whole group, SIGKILL to what is left; the exit code."""

@@ -50,10 +50,12 @@ class Keycloak(Part):
     """Its database is in memory: a restart makes new keys, as a lost realm would."""
 
     name = "keycloak"
+    patience = 170  # the soak's own one starts beside it
     home = ROOT / ".cache" / "keycloak" / "home"
 
-    def __init__(self, logs):
+    def __init__(self, logs, realms=("demo", "other")):
         super().__init__(logs)
+        self.realms = realms
         self.issued = []
         self.priorities = itertools.count(200)  # the highest signs; those of the import have 100
 
@@ -61,8 +63,8 @@ class Keycloak(Part):
         imports = self.home / "data" / "import"
         shutil.rmtree(imports, ignore_errors=True)
         imports.mkdir(parents=True)
-        for realm in (HERE / "keycloak").glob("*-realm.json"):
-            shutil.copy(realm, imports)
+        for realm in self.realms:
+            shutil.copy(HERE / "keycloak" / f"{realm}-realm.json", imports)
         # Not start-dev: it builds again at each start, and takes twice as long.
         return [
             "bash", str(self.home / "bin" / "kc.sh"), "start", "--optimized", "--import-realm", "--cache=local",
@@ -78,7 +80,7 @@ class Keycloak(Part):
         }
 
     def is_up(self):
-        return http.get(self.issuer("demo")).status_code == 200
+        return http.get(self.issuer(self.realms[0])).status_code == 200
 
     def issuer(self, realm):
         return f"{self.url}/realms/{realm}"
@@ -113,6 +115,12 @@ class Keycloak(Part):
         answer = http.request(method, f"{self.url}/admin{path}", headers=bearer, **options)
         answer.raise_for_status()
         return answer
+
+    def take_role(self, realm, user, role):
+        """From the next token on the user has this realm role no longer."""
+        (found,) = self.admin("GET", f"/realms/{realm}/users", params={"username": user, "exact": True}).json()
+        known = self.admin("GET", f"/realms/{realm}/roles/{role}").json()
+        self.admin("DELETE", f"/realms/{realm}/users/{found['id']}/role-mappings/realm", json=[known])
 
     def add_key(self, realm):
         """A new RS256 key that signs from now on; the old ones are still published."""
