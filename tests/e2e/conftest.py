@@ -12,7 +12,17 @@ from soak import Soak
 from sso import Keycloak
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--autobahn", action="store_true", help="all cases of Autobahn|Testsuite, and nothing else")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--autobahn"):
+        others = [item for item in items if "fuzz" not in item.fixturenames]
+        config.hook.pytest_deselected(items=others)
+        items[:] = [item for item in items if item not in others]
+        for item in items:
+            item.add_marker(pytest.mark.timeout(7200))
     items.sort(key=lambda item: "soak" in item.fixturenames)  # it has run longest when they come last
     if not BINARY.is_file() and any({"start_gate", "soak"} & set(item.fixturenames) for item in items):
         pytest.exit(f"there is no gate at {BINARY}: cargo build, or set SIDEGATE_BIN", returncode=1)

@@ -165,6 +165,21 @@ class Uvicorn(Part):
         return http.get(f"{self.url}/openapi.json").status_code == 200
 
 
+class Reflector(Part):
+    """Sends every WebSocket message back; `kind` is deflate, with compression, or plain, without."""
+
+    def __init__(self, logs, kind):
+        self.name = f"reflector-{kind}"
+        self.kind = kind
+        super().__init__(logs)
+
+    def command(self):
+        return [sys.executable, "reflector.py", str(self.port), self.kind]
+
+    def is_up(self):
+        return http.get(self.url).status_code == 200
+
+
 class Prometheus(Part):
     name = "prometheus"
 
