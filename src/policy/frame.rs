@@ -3,6 +3,7 @@
 //! account ambiguous; reserved opcodes, RSV bits and UTF-8 are the receiver's judgement.
 
 use super::profile::Profile;
+use crate::base::reject::Reason;
 use crate::base::section::Section;
 use crate::base::value::{Count, Rate, Size, words};
 
@@ -134,14 +135,52 @@ impl Counts {
     }
 }
 
+/// A Close that has gone by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closed {
+    pub code: Option<u16>,
+    /// Its payload is as it may be: empty, or a code that may stand there and a text in UTF-8.
+    pub proper: bool,
+}
+
+impl Closed {
+    fn of(payload: &[u8]) -> Self {
+        let Some((code, text)) = payload.split_first_chunk() else {
+            return Self { code: None, proper: payload.is_empty() };
+        };
+        let code = u16::from_be_bytes(*code);
+        // RFC 6455 §7.4, and what IANA has registered since.
+        let may_stand = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
+        Self { code: Some(code), proper: may_stand && std::str::from_utf8(text).is_ok() }
+    }
+
+    /// The code of the answer to it (RFC 6455 §5.5.1, §7.1.7); `None` = without one.
+    pub fn answer(self) -> Option<u16> {
+        if self.proper { self.code } else { Some(1002) }
+    }
+}
+
 /// Why a scan went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    /// A Close has gone by, with this code; nothing after it is forwarded.
-    Closed(Option<u16>),
+    /// Nothing after it is forwarded.
+    Closed(Closed),
     Malformed,
     TooBig,
     TooMany,
+}
+
+impl Stop {
+    /// Why the gate itself ends a session; `None` = one side has.
+    pub fn reason(self, sender: Sender) -> Option<Reason> {
+        match (self, sender) {
+            (Self::Closed(_), _) => None,
+            (Self::Malformed, Sender::Client) => Some(Reason::FrameMalformed),
+            (Self::Malformed, Sender::Backend) => Some(Reason::UpstreamMalformed),
+            (Self::TooBig, _) => Some(Reason::MessageTooBig),
+            (Self::TooMany, _) => Some(Reason::MessageRateExceeded),
+        }
+    }
 }
 
 /// How many more of each may begin now.
@@ -173,11 +212,11 @@ struct Message {
     fragments: u32,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Closing {
     mask: [u8; 4],
-    code: [u8; 2],
-    seen: u8,
+    /// Unmasked, as far as it has come.
+    payload: Vec<u8>,
 }
 
 /// One direction of one socket. Invariant: what was approved ends at a frame boundary or inside the
@@ -190,7 +229,9 @@ pub struct Scanner {
     held: [u8; MAX_HELD],
     have: u8,
     open: Option<Message>,
-    closing: Option<Closing>,
+    closing: Option<Box<Closing>>,
+    /// A Close is no longer let through.
+    withholds_close: bool,
 }
 
 struct Header {
@@ -203,7 +244,15 @@ struct Header {
 
 impl Scanner {
     pub fn new(sender: Sender) -> Self {
-        Self { sender, left: 0, held: [0; MAX_HELD], have: 0, open: None, closing: None }
+        Self {
+            sender,
+            left: 0,
+            held: [0; MAX_HELD],
+            have: 0,
+            open: None,
+            closing: None,
+            withholds_close: false,
+        }
     }
 
     /// Bytes held back: the next chunk must begin with them.
@@ -214,6 +263,11 @@ impl Scanner {
     /// Whether a frame of our own may follow what was approved.
     pub fn at_boundary(&self) -> bool {
         self.left == 0
+    }
+
+    /// From now on a Close is stopped at instead of let through: another one will follow what was approved.
+    pub fn withhold_close(&mut self) {
+        self.withholds_close = true;
     }
 
     /// How much of `chunk` belongs to the frame that is under way, and no further.
@@ -230,15 +284,14 @@ impl Scanner {
         loop {
             let rest = chunk.get(scan.approved..).unwrap_or_default();
             if self.left > 0 {
-                self.note_close_code(rest);
+                self.note_close(rest);
                 scan.approved += self.finish_frame(rest);
                 if self.left > 0 {
                     return scan;
                 }
             }
-            if let Some(closing) = self.closing {
-                let code = (closing.seen >= 2).then(|| u16::from_be_bytes(closing.code));
-                scan.stop = Some(Stop::Closed(code));
+            if let Some(closing) = &self.closing {
+                scan.stop = Some(Stop::Closed(Closed::of(&closing.payload)));
                 return scan;
             }
             let rest = chunk.get(scan.approved..).unwrap_or_default();
@@ -358,9 +411,10 @@ impl Scanner {
         match header.opcode {
             0x1 => counts.text += 1,
             0x2..=0x7 => counts.binary += 1,
+            0x8 if self.withholds_close => return Err(Stop::Closed(Closed::of(&[]))),
             0x8 => {
                 counts.close += 1;
-                self.closing = Some(Closing { mask: header.mask, code: [0; 2], seen: 0 });
+                self.closing = Some(Box::new(Closing { mask: header.mask, payload: Vec::new() }));
             }
             0x9 | 0xa if self.sender == Sender::Client && counts.controls() >= budget.controls => {
                 return Err(Stop::TooMany);
@@ -373,16 +427,11 @@ impl Scanner {
         Ok(())
     }
 
-    fn note_close_code(&mut self, payload: &[u8]) {
+    fn note_close(&mut self, payload: &[u8]) {
         let Some(closing) = &mut self.closing else { return };
-        for byte in payload.iter().take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
-            if let (Some(slot), Some(mask)) =
-                (closing.code.get_mut(usize::from(closing.seen)), closing.mask.get(usize::from(closing.seen)))
-            {
-                *slot = byte ^ mask;
-            }
-            closing.seen = closing.seen.saturating_add(1);
-        }
+        let mask = closing.mask.into_iter().cycle().skip(closing.payload.len() % 4);
+        let rest = payload.iter().take(usize::try_from(self.left).unwrap_or(usize::MAX));
+        closing.payload.extend(rest.zip(mask).map(|(byte, key)| byte ^ key));
     }
 }
 
@@ -398,10 +447,12 @@ fn counter_of(pong: &[u8; TAGGED_PONG], mask: [u8; 4], tag: Tag) -> Option<u16> 
 }
 
 /// Our own Close frame (RFC 6455 §5.5.1), for the client; for the backend it is masked with `mask`.
-pub fn close_frame(code: u16, text: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
-    let text = text.as_bytes().get(..text.len().min(123)).unwrap_or_default();
-    let mut payload = code.to_be_bytes().to_vec();
-    payload.extend_from_slice(text);
+pub fn close_frame(code: Option<u16>, text: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
+    let mut payload = Vec::with_capacity(125);
+    if let Some(code) = code {
+        payload.extend_from_slice(&code.to_be_bytes());
+        payload.extend_from_slice(text.as_bytes().get(..text.len().min(123)).unwrap_or_default());
+    }
     let masked = if mask.is_some() { 0x80 } else { 0 };
     let mut frame = vec![0x88, masked | u8::try_from(payload.len()).unwrap_or(125)];
     if let Some(mask) = mask {
@@ -540,10 +591,13 @@ mod tests {
             let close = frame(sender, 0x88, &[0x0f, 0xa1, b'b', b'y', b'e']);
             let after = [close.clone(), frame(sender, 0x81, b"late")].concat();
             let (out, counts, stop) = scan_all(sender, &[&after], &FrameLimits::default());
-            assert_eq!((out, stop), (close, Some(Stop::Closed(Some(4001)))));
+            assert_eq!((out, stop), (close, Some(Stop::Closed(Closed { code: Some(4001), proper: true }))));
             assert_eq!((counts.close, counts.text), (1, 0));
-            assert_eq!(stop_of_split(sender), Some(Stop::Closed(Some(4001))));
-            assert_eq!(self::stop(sender, &frame(sender, 0x88, b"")), Some(Stop::Closed(None)));
+            assert_eq!(stop_of_split(sender), Some(Stop::Closed(Closed { code: Some(4001), proper: true })));
+            assert_eq!(
+                self::stop(sender, &frame(sender, 0x88, b"")),
+                Some(Stop::Closed(Closed { code: None, proper: true }))
+            );
         }
     }
 
@@ -556,10 +610,10 @@ mod tests {
     #[test]
     fn our_close_frame_is_one_that_the_scanner_accepts() {
         for (sender, mask) in [(Sender::Backend, None), (Sender::Client, Some([9, 8, 7, 6]))] {
-            let close = close_frame(4001, "token_expired", mask);
-            assert_eq!(stop(sender, &close), Some(Stop::Closed(Some(4001))));
+            let close = close_frame(Some(4001), "token_expired", mask);
+            assert_eq!(stop(sender, &close), Some(Stop::Closed(Closed { code: Some(4001), proper: true })));
         }
-        assert_eq!(close_frame(1000, &"x".repeat(500), None).len(), 127);
+        assert_eq!(close_frame(Some(1000), &"x".repeat(500), None).len(), 127);
     }
 
     /// What passes a scanner that knows the tag, and the counters of the pongs that it has taken out.

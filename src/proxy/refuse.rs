@@ -137,7 +137,7 @@ fn accept_to_close(reason: Reason, code: u16, head: &Parts, token: &TokenPolicy)
     let protocol = token.offer(&head.headers).answer_alone().and_then(|p| HeaderValue::try_from(p).ok());
     let headers = response.headers_mut();
     switching(headers, &accept_of(key), protocol);
-    Refusal { response, told: Told::Code(code), close: Some(close_frame(code, reason.label(), None)) }
+    Refusal { response, told: Told::Code(code), close: Some(close_frame(Some(code), reason.label(), None)) }
 }
 
 /// The headers of a 101 (RFC 6455 §4.2.2).

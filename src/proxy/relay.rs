@@ -7,22 +7,22 @@ use tokio::time::Instant;
 use super::splice::Half;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
-use crate::policy::frame::Sender;
+use crate::policy::frame::{Closed, Sender};
 use crate::state::sessions::Counters;
 
 /// Why a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ended {
     pub reason: Reason,
-    /// A Close that one side sent.
-    pub code: Option<u16>,
+    /// The Close that one side sent.
+    pub closed: Option<Closed>,
     /// When it was ended from outside.
     pub since: Option<Unix>,
 }
 
 impl Ended {
     pub fn by(reason: Reason) -> Self {
-        Self { reason, code: None, since: None }
+        Self { reason, closed: None, since: None }
     }
 }
 

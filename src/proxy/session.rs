@@ -15,7 +15,7 @@ use super::heartbeat::HeartbeatSettings;
 use super::lifetime::{Lifetime, SessionSettings};
 use super::refuse::RefuseSettings;
 use super::relay::{Ended, Relay};
-use super::splice::{Event, Watch, stop_reason};
+use super::splice::{Event, Watch};
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
@@ -199,15 +199,16 @@ impl<T: Subject> Session<T> {
         let Poll::Ready(event) = half.poll(cx, now, source, sink, self.watch()) else { return None };
         let ended = |reason| Some(relay.closed.unwrap_or(Ended::by(reason)));
         match event {
-            Event::Stopped(Stop::Closed(code)) => {
-                let first = *relay.closed.get_or_insert(Ended { code, ..Ended::by(by_close) });
+            Event::Stopped(Stop::Closed(closed)) => {
+                let ended = Ended { closed: Some(closed), ..Ended::by(by_close) };
+                let first = *relay.closed.get_or_insert(ended);
                 if relay.received.is_closed() && relay.sent.is_closed() {
                     return Some(first);
                 }
                 relay.give_up = relay.give_up.or_else(|| Some(now + self.close_timeout()));
                 None
             }
-            Event::Stopped(stop) => ended(stop_reason(stop, sender).unwrap_or(Reason::Internal)),
+            Event::Stopped(stop) => ended(stop.reason(sender).unwrap_or(Reason::Internal)),
             Event::SourceEnded => ended(lost),
             Event::SinkFailed => ended(sink_lost),
         }
@@ -271,16 +272,16 @@ impl<T: Subject> Session<T> {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let patience = self.close_timeout();
-        let code = self.refuse.close_code(ended.reason).or(ended.code);
+        let code = self.refuse.close_code(ended.reason);
         let told = self.tell_first(ended, code, &relay, &mut client).await;
         // Nothing of the client reaches the backend any more. What it has got ends at a boundary, or
         // its connection just ends.
         let to_backend = if relay.received.is_closed() || !relay.received.may_follow() {
             Vec::new()
-        } else if let Some(code) = ended.code.filter(|_| ended.reason == Reason::UpstreamClosed) {
-            close_frame(code, "", Some(mask()))
+        } else if let Some(closed) = ended.closed {
+            close_frame(closed.answer(), "", Some(mask()))
         } else {
-            close_frame(1001, ended.reason.label(), Some(mask()))
+            close_frame(Some(1001), ended.reason.label(), Some(mask()))
         };
         // After both Closes it is the server that ends the connection (RFC 6455 §7.1.1).
         let orderly = relay.received.is_closed() && relay.sent.is_closed();
@@ -288,14 +289,20 @@ impl<T: Subject> Session<T> {
             || timeout(patience, say_goodbye(&mut backend, &to_backend)).await.is_ok_and(|told| told.is_ok());
 
         if ended.reason != Reason::ClientLost {
+            // What the client has sent before its fault is still answered.
+            if is_fault_of_client(ended.reason) && !to_backend.is_empty() && backend_told {
+                let watch = self.watch();
+                let rest =
+                    std::future::poll_fn(|cx| relay.sent.poll_rest(cx, &mut backend, &mut client, watch));
+                let _ = timeout(patience, rest).await;
+            }
             let at_boundary =
                 std::future::poll_fn(|cx| relay.sent.poll_boundary(cx, &mut backend, &mut client));
             let at_boundary = timeout(patience, at_boundary).await.unwrap_or(false);
-            let to_client = match code {
-                Some(code) if at_boundary && !relay.sent.is_closed() && !told => {
-                    let text = if ended.code.is_some() { "" } else { ended.reason.label() };
-                    close_frame(code, text, None)
-                }
+            let may = at_boundary && !relay.sent.is_closed() && !told;
+            let to_client = match (ended.closed, code) {
+                (Some(closed), _) if may => close_frame(closed.answer(), "", None),
+                (None, Some(_)) if may => close_frame(code, ended.reason.label(), None),
                 _ => Vec::new(),
             };
             let _ = timeout(patience, say_goodbye(&mut client, &to_client)).await;
@@ -313,6 +320,7 @@ impl<T: Subject> Session<T> {
             sent_messages: relay.sent.messages,
             sent_bytes: relay.sent.bytes,
         };
+        let code = code.or(ended.closed.and_then(|closed| closed.code));
         self.record.finish(ended.reason, code, traffic);
         let client_end = async {
             if ended.reason != Reason::ClientLost {
@@ -334,7 +342,9 @@ impl<T: Subject> Session<T> {
         C: AsyncWrite + Unpin,
     {
         let may = ended.since.is_some() && relay.sent.may_follow() && !relay.sent.is_closed();
-        let Some(code) = code.filter(|_| may) else { return false };
+        if code.is_none() || !may {
+            return false;
+        }
         let frame = close_frame(code, ended.reason.label(), None);
         // Whatever became of it, it is not written twice.
         let _ = timeout(self.close_timeout(), client.write_all(&frame)).await;
@@ -349,6 +359,11 @@ impl<T: Subject> Session<T> {
             self.record.recorder().metrics.revoked_after(took);
         }
     }
+}
+
+/// Its frames are not such as may be forwarded.
+fn is_fault_of_client(reason: Reason) -> bool {
+    matches!(reason, Reason::FrameMalformed | Reason::MessageTooBig | Reason::MessageRateExceeded)
 }
 
 fn mask() -> [u8; 4] {

@@ -201,7 +201,7 @@ impl Half {
             }
             match scan.stop {
                 Some(Stop::TooBig | Stop::TooMany | Stop::Malformed) if watch.shadow => {
-                    let reason = scan.stop.and_then(|stop| stop_reason(stop, self.sender));
+                    let reason = scan.stop.and_then(|stop| stop.reason(self.sender));
                     if let Some(free) = self.would_close.iter_mut().find(|told| told.is_none()) {
                         *free = reason;
                     }
@@ -341,6 +341,25 @@ impl Half {
         Poll::Ready(true)
     }
 
+    /// Moves what the source still has to say before its Close.
+    pub fn poll_rest<S, D>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut D,
+        watch: Watch<'_>,
+    ) -> Poll<()>
+    where
+        S: AsyncRead + Unpin,
+        D: AsyncWrite + Unpin,
+    {
+        if self.stop.is_some() {
+            return Poll::Ready(());
+        }
+        self.scanner.withhold_close();
+        self.poll(cx, Instant::now(), source, sink, watch).map(|_| self.stop = None)
+    }
+
     /// Completes this direction to the next frame boundary, and no further. Returns whether the
     /// destination is now at one.
     pub fn poll_boundary<S, D>(&mut self, cx: &mut Context<'_>, source: &mut S, sink: &mut D) -> Poll<bool>
@@ -372,16 +391,5 @@ impl Half {
                 Poll::Pending => return Poll::Pending,
             }
         }
-    }
-}
-
-/// The reason of a stop that the gate itself imposes.
-pub fn stop_reason(stop: Stop, sender: Sender) -> Option<Reason> {
-    match (stop, sender) {
-        (Stop::Closed(_), _) => None,
-        (Stop::Malformed, Sender::Client) => Some(Reason::FrameMalformed),
-        (Stop::Malformed, Sender::Backend) => Some(Reason::UpstreamMalformed),
-        (Stop::TooBig, _) => Some(Reason::MessageTooBig),
-        (Stop::TooMany, _) => Some(Reason::MessageRateExceeded),
     }
 }

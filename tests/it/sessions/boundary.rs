@@ -15,11 +15,29 @@ fn a_close_waits_for_the_end_of_the_backends_frame_and_for_no_more() {
     let frame = unmasked(0x82, &pattern(9000));
     wire.send(&frame[..4000]);
     assert_eq!(client.exactly(4000), frame[..4000]);
-    client.send(&unmasked(0x81, b"bad"));
-    assert_eq!(wire.close(), (1001, "frame_malformed".into()));
+    gate.control.drain();
+    assert_eq!(wire.close(), (1001, "draining".into()));
     client.stays_silent(Duration::from_millis(100));
     wire.send(&[&frame[4000..], &unmasked(0x81, b"one more message")].concat());
     assert_eq!(client.exactly(5000 + 4), frame[4000..]);
+    assert_eq!(client.close(), (1012, "draining".into()));
+    assert_eq!(client.rest(), b"");
+}
+
+#[test]
+fn what_the_backend_still_says_before_its_close_reaches_a_client_whose_frame_was_refused() {
+    let (issuer, upstream) = (Issuer::start(), Upstream::start());
+    let gate = Gate::start(&upstream.config(&issuer));
+    let (mut client, mut wire) = upstream.pair(&gate, &good(&issuer));
+    client.send(&[masked(0x81, b"good"), unmasked(0x81, b"bad")].concat());
+    assert_eq!(wire.frame().payload, b"good");
+    assert_eq!(wire.close(), (1001, "frame_malformed".into()));
+    // Its answers, the last one together with its Close.
+    let answer = unmasked(0x81, b"the answer");
+    wire.send(&answer);
+    assert_eq!(client.exactly(answer.len()), answer);
+    wire.send(&[&answer[..], &unmasked(0x88, &[3, 233]), &answer].concat());
+    assert_eq!(client.exactly(answer.len()), answer);
     assert_eq!(client.close(), (1002, "frame_malformed".into()));
     assert_eq!(client.rest(), b"");
 }

@@ -159,6 +159,30 @@ fn an_end_in_place_of_the_answer_to_a_close_is_enough() {
     assert_eq!(gate.metric("websocket_closes_total{reason=\"client_lost\"}"), 0);
 }
 
+#[test]
+fn a_code_or_a_text_that_may_not_stand_in_a_close_is_passed_on_but_never_said_by_the_gate() {
+    let (issuer, upstream) = (Issuer::start(), Upstream::start());
+    let gate = Gate::start(&upstream.config(&issuer));
+    let wrong = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000].map(|code| close_payload(code, ""));
+    let wrong = wrong.into_iter().chain([vec![3], [&[3, 232], &b"\xff"[..]].concat()]);
+    let right = [vec![], close_payload(1014, "é"), close_payload(3000, "")];
+    let right = right.into_iter();
+    for (payload, is_right) in wrong.map(|wrong| (wrong, false)).chain(right.map(|right| (right, true))) {
+        let answer = if is_right { payload[..payload.len().min(2)].to_vec() } else { vec![3, 234] };
+        let (mut client, mut wire) = upstream.pair(&gate, &good(&issuer));
+        let close = masked(0x88, &payload);
+        client.send(&close);
+        assert_eq!(wire.exactly(close.len()), close);
+        wire.finish();
+        assert_eq!(client.frame().payload, answer, "to {payload:?}");
+        let (mut client, mut wire) = upstream.pair(&gate, &good(&issuer));
+        wire.send(&unmasked(0x88, &payload));
+        assert_eq!(client.frame().payload, payload);
+        client.finish();
+        assert_eq!(wire.frame().payload, answer, "to {payload:?}");
+    }
+}
+
 /// The session and its connection, but for what the gate has not yet noticed.
 fn is_gone(gate: &Gate) -> Option<()> {
     let gate = gate.control.gate();
