@@ -44,8 +44,9 @@
 //!    user, then the dial, raced against the switch that ends sessions.
 //! 4. `io::upstream` asks the backend and checks its 101 in every respect. Before that not one byte of the
 //!    client follows; after it the client gets its own 101.
-//! 5. `proxy::session` lives: one task, one poll in fixed order, one timer. `proxy::splice` moves the
-//!    bytes, `policy::frame` says where frames begin and end and which of them pass. `proxy::lifetime` has
+//! 5. `proxy::session` lives: one task, one poll in fixed order, one timer. `proxy::relay` is both directions,
+//!    `proxy::splice` moves the bytes of each, `policy::frame` says where frames begin and end and which of
+//!    them pass, `proxy::rates` how many more. `proxy::lifetime` has
 //!    the clocks: token, idleness, age, and the pings of `proxy::heartbeat`, whose pongs are taken out of the
 //!    stream. `proxy::extension` prolongs it when a newer token of its login comes by.
 //! 6. `proxy::closing` ends: Close at a frame boundary, FIN, read and discard until the peer's end.
@@ -79,7 +80,9 @@
 //! is bounded and has no threads of its own; `hashbrown`'s bare table holds a million revocations without
 //! a second copy of their keys. `arc-swap` hands the snapshot to every handshake without a lock. `cel`
 //! interprets rules, but has no budget while it runs: `policy::cost` says beforehand how many steps an
-//! expression could take. `ipnet` knows address ranges, `form_urlencoded` the queries of operators.
+//! expression could take. `mimalloc` serves the many small values of a handshake for a third of the C
+//! library's cost, `getrandom` asks the system: a generator of aws-lc's own takes longer to start than all
+//! the rest. `ipnet` knows address ranges, `form_urlencoded` the queries of operators.
 //!
 //! # Words
 //! *Refusal*: an answer that ends a handshake. *Ending*: what ends a live session. *Reason*: why, of either;

@@ -2,22 +2,19 @@
 //! now and then.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::base::clock::Unix;
-use crate::io::files::Watched;
+use crate::io::files::{LOOK, Watched};
 use crate::policy::revocation::{Kind, Selector};
 use crate::proxy::gate::Gate;
 use crate::proxy::plan::{BlacklistSettings, OnStale, Snapshot};
 use crate::state::revocation::replace_file;
 use crate::telemetry::logging::Level;
 
-/// How often files are looked at.
-pub const LOOK: Duration = Duration::from_millis(500);
 /// Revocations that have expired are forgotten in each such turn: they hold no more in any case.
-const SWEEP: u32 = 10;
+const SWEEP: u32 = 5;
 /// Broken lines that are named one by one.
 const NAMED: usize = 20;
 /// The label of the file in the metrics.
@@ -50,7 +47,7 @@ impl Feed {
         let gate = Arc::clone(&self.gate);
         let mut turns = 0_u32;
         loop {
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(self.file.as_ref().map_or(LOOK, Watched::pause)).await;
             turns += 1;
             sweep(&gate, turns);
             let has_file = gate.snapshot.load().settings.blacklist.file.is_some();
@@ -122,8 +119,15 @@ impl Feed {
         let issuers: Vec<&str> = snapshot.issuers.iter().map(|issuer| issuer.policy.url.as_str()).collect();
         let log = &self.gate.recorder.log;
         let parsed = || text.lines().map(|line| parse(line, &issuers));
-        let mut broken = 0;
-        for (i, problem) in parsed().enumerate().filter_map(|(i, line)| Some((i, line.err()?))) {
+        let (mut entries, mut broken) = (0, 0);
+        for (i, line) in parsed().enumerate() {
+            let problem = match line {
+                Err(problem) => problem,
+                Ok(found) => {
+                    entries += usize::from(found.is_some());
+                    continue;
+                }
+            };
             broken += 1;
             if broken <= NAMED
                 && let Some(told) = log.line(Level::Warn, "blacklist_line_skipped")
@@ -132,6 +136,7 @@ impl Feed {
             }
         }
         let lines = || parsed().filter_map(|line| line.ok().flatten());
+        self.gate.blacklist.make_room(entries);
         let read = replace_file(&self.gate.blacklist, &self.gate.sessions, lines, Unix::now());
         self.gate.recorder.metrics.blacklist_rejected.inc_by(read.full as u64);
         for reason in &read.shadowed {

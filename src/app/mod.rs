@@ -35,8 +35,8 @@ pub use crate::telemetry::logging::{Format, Level, Log, LogSettings};
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::record::Recorder;
 
-/// Shorter than all but the shortest timeouts of a handshake.
-const TICK: Duration = Duration::from_secs(1);
+/// Shorter than the timeouts of a handshake, and long enough for a gate at rest.
+const TICK: Duration = Duration::from_secs(4);
 /// "Out of …" is said no more often than this.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 

@@ -9,7 +9,6 @@ use tokio::task::JoinHandle;
 
 use super::config::{self, Boot, Config};
 use super::drain::Control;
-use super::feed::LOOK;
 use crate::base::clock::Unix;
 use crate::base::effective::Effective;
 use crate::base::section::Problem;
@@ -97,7 +96,7 @@ impl Reloader {
             let asked = tokio::select! {
                 hangup = asked => hangup.is_some(),
                 () = control.reload_asked() => true,
-                () = tokio::time::sleep(LOOK) => false,
+                () = tokio::time::sleep(self.file.pause()) => false,
             };
             let looked = self.file.look();
             if asked {

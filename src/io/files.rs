@@ -6,11 +6,17 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::base::clock::Unix;
 
 /// A file changed less long ago may have changed again since without showing it.
 const SETTLED: i64 = 2;
+
+/// How often a file is looked at.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// How soon again, when it has another content.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A file and what is known of it.
 #[derive(Debug)]
@@ -41,6 +47,11 @@ impl Watched {
 
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How long until the next look.
+    pub fn pause(&self) -> Duration {
+        if self.coming.is_some() { LOOK_AGAIN } else { LOOK }
     }
 
     /// Takes the content for known, as it is now.

@@ -2,6 +2,7 @@
 //! The bytes themselves stay as they are: no unmasking, no re-framing. Refused is what would make the
 //! account ambiguous; reserved opcodes, RSV bits and UTF-8 are the receiver's judgement.
 
+use super::close::{Closed, Closing};
 use super::profile::Profile;
 use crate::base::reject::Reason;
 use crate::base::section::Section;
@@ -135,31 +136,6 @@ impl Counts {
     }
 }
 
-/// A Close that has gone by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Closed {
-    pub code: Option<u16>,
-    /// Its payload is as it may be: empty, or a code that may stand there and a text in UTF-8.
-    pub proper: bool,
-}
-
-impl Closed {
-    fn of(payload: &[u8]) -> Self {
-        let Some((code, text)) = payload.split_first_chunk() else {
-            return Self { code: None, proper: payload.is_empty() };
-        };
-        let code = u16::from_be_bytes(*code);
-        // RFC 6455 §7.4, and what IANA has registered since.
-        let may_stand = matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999);
-        Self { code: Some(code), proper: may_stand && std::str::from_utf8(text).is_ok() }
-    }
-
-    /// The code of the answer to it (RFC 6455 §5.5.1, §7.1.7); `None` = without one.
-    pub fn answer(self) -> Option<u16> {
-        if self.proper { self.code } else { Some(1002) }
-    }
-}
-
 /// Why a scan went no further.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
@@ -210,13 +186,6 @@ pub struct Scan {
 struct Message {
     bytes: u64,
     fragments: u32,
-}
-
-#[derive(Clone, Debug)]
-struct Closing {
-    mask: [u8; 4],
-    /// Unmasked, as far as it has come.
-    payload: Vec<u8>,
 }
 
 /// One direction of one socket. Invariant: what was approved ends at a frame boundary or inside the
@@ -284,14 +253,17 @@ impl Scanner {
         loop {
             let rest = chunk.get(scan.approved..).unwrap_or_default();
             if self.left > 0 {
-                self.note_close(rest);
-                scan.approved += self.finish_frame(rest);
+                let taken = self.finish_frame(rest);
+                if let Some(closing) = &mut self.closing {
+                    closing.note(rest.get(..taken).unwrap_or_default());
+                }
+                scan.approved += taken;
                 if self.left > 0 {
                     return scan;
                 }
             }
             if let Some(closing) = &self.closing {
-                scan.stop = Some(Stop::Closed(Closed::of(&closing.payload)));
+                scan.stop = Some(Stop::Closed(closing.closed()));
                 return scan;
             }
             let rest = chunk.get(scan.approved..).unwrap_or_default();
@@ -414,7 +386,7 @@ impl Scanner {
             0x8 if self.withholds_close => return Err(Stop::Closed(Closed::of(&[]))),
             0x8 => {
                 counts.close += 1;
-                self.closing = Some(Box::new(Closing { mask: header.mask, payload: Vec::new() }));
+                self.closing = Some(Box::new(Closing::under(header.mask)));
             }
             0x9 | 0xa if self.sender == Sender::Client && counts.controls() >= budget.controls => {
                 return Err(Stop::TooMany);
@@ -425,13 +397,6 @@ impl Scanner {
         }
         self.left = header.payload;
         Ok(())
-    }
-
-    fn note_close(&mut self, payload: &[u8]) {
-        let Some(closing) = &mut self.closing else { return };
-        let mask = closing.mask.into_iter().cycle().skip(closing.payload.len() % 4);
-        let rest = payload.iter().take(usize::try_from(self.left).unwrap_or(usize::MAX));
-        closing.payload.extend(rest.zip(mask).map(|(byte, key)| byte ^ key));
     }
 }
 
@@ -446,26 +411,10 @@ fn counter_of(pong: &[u8; TAGGED_PONG], mask: [u8; 4], tag: Tag) -> Option<u16> 
     (ours == tag).then(|| u16::from_be_bytes([high, low]))
 }
 
-/// Our own Close frame (RFC 6455 §5.5.1), for the client; for the backend it is masked with `mask`.
-pub fn close_frame(code: Option<u16>, text: &str, mask: Option<[u8; 4]>) -> Vec<u8> {
-    let mut payload = Vec::with_capacity(125);
-    if let Some(code) = code {
-        payload.extend_from_slice(&code.to_be_bytes());
-        payload.extend_from_slice(text.as_bytes().get(..text.len().min(123)).unwrap_or_default());
-    }
-    let masked = if mask.is_some() { 0x80 } else { 0 };
-    let mut frame = vec![0x88, masked | u8::try_from(payload.len()).unwrap_or(125)];
-    if let Some(mask) = mask {
-        frame.extend_from_slice(&mask);
-        payload.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, key)| *byte ^= key);
-    }
-    frame.extend_from_slice(&payload);
-    frame
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::close::close_frame;
     use proptest::prelude::*;
 
     impl Counts {

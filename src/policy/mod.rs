@@ -4,6 +4,7 @@
 pub mod bearer;
 pub mod carrier;
 pub mod claims;
+pub mod close;
 pub mod cors;
 pub mod cost;
 pub mod csp;

@@ -203,14 +203,10 @@ fn open(gate: &Gate, agreed: Agreed, head: &Parts, started: Instant) -> Answer {
     let recorder = Arc::clone(&gate.recorder);
     let entry = Arc::clone(&agreed.registration.entry);
     let session = Session {
-        frames: Arc::clone(&agreed.plan.frames),
-        settings: Arc::clone(&agreed.plan.session),
-        heartbeat: Arc::clone(&agreed.plan.heartbeat),
-        refuse: Arc::clone(&agreed.plan.refuse),
-        shadow: agreed.plan.shadow,
         record: SessionRecord::open(recorder, entry, started.elapsed(), agreed.would_refuse, &target),
         registration: Some(agreed.registration),
         lifetime: Lifetime::new(&agreed.plan.session, agreed.expires, Instant::now()),
+        plan: agreed.plan,
     };
     Answer {
         response: agreed.response.map(|()| Body::Empty),

@@ -18,7 +18,7 @@ use crate::base::section::Section;
 use crate::base::value::{Raw, Value, words};
 use crate::io::upstream::accept_of;
 use crate::policy::carrier::TokenPolicy;
-use crate::policy::frame::close_frame;
+use crate::policy::close::close_frame;
 use crate::telemetry::record::Told;
 
 words! {

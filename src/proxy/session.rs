@@ -11,14 +11,14 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, timeout};
 
 use super::closing::{FOREVER, discard, say_goodbye};
-use super::heartbeat::HeartbeatSettings;
-use super::lifetime::{Lifetime, SessionSettings};
-use super::refuse::RefuseSettings;
+use super::lifetime::Lifetime;
+use super::plan::Plan;
 use super::relay::{Ended, Relay};
 use super::splice::{Event, Watch};
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
-use crate::policy::frame::{FrameLimits, Sender, Stop, close_frame};
+use crate::policy::close::close_frame;
+use crate::policy::frame::{Sender, Stop};
 use crate::state::permits::Slot;
 use crate::state::sessions::{Entry, Registration, Subject, Switch};
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
@@ -32,12 +32,8 @@ const GRACE: Duration = Duration::from_millis(500);
 /// What a session holds; all of it lets go when dropped.
 #[derive(Debug)]
 pub struct Session<T: Describe> {
-    pub frames: Arc<FrameLimits>,
-    pub settings: Arc<SessionSettings>,
-    pub heartbeat: Arc<HeartbeatSettings>,
-    pub refuse: Arc<RefuseSettings>,
-    /// Report instead of closing.
-    pub shadow: bool,
+    /// Its limits and timers are those that it began with, whatever is reloaded.
+    pub plan: Arc<Plan>,
     pub record: SessionRecord<Arc<Entry<T>>>,
     /// Its place in the registry and under the limits: released when the Close is written.
     pub registration: Option<Registration<T>>,
@@ -51,53 +47,78 @@ pub struct Early {
     pub backend: Vec<u8>,
 }
 
+/// A session and its two sockets.
+struct Live<T: Describe, C, B> {
+    session: Box<Session<T>>,
+    relay: Box<Relay>,
+    client: C,
+    backend: B,
+}
+
+impl<T: Subject, C, B> Live<T, C, B>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    B: AsyncRead + AsyncWrite + Unpin,
+{
+    fn poll(&mut self, cx: &mut Context<'_>, timer: std::pin::Pin<&mut Sleep>) -> Poll<Ended> {
+        self.session.poll(cx, timer, &mut self.relay, &mut self.client, &mut self.backend)
+    }
+
+    async fn end(self, ended: Ended) {
+        self.session.end(ended, self.relay, self.client, self.backend).await;
+    }
+}
+
 impl<T: Subject> Session<T> {
     /// Relays until something ends it, then closes both sides. The future holds no more than what an idle
     /// session needs: what an `async fn` is given it would hold twice.
     pub fn run<C, B>(
-        mut self: Box<Self>,
-        mut client: C,
+        self: Box<Self>,
+        client: C,
         early: &Early,
-        mut backend: B,
+        backend: B,
         slot: Slot,
     ) -> impl Future<Output = ()> + use<T, C, B>
     where
         C: AsyncRead + AsyncWrite + Unpin,
         B: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut relay = Box::new(Relay::new(Instant::now()));
+        let mut relay = Box::new(Relay::new(Instant::now(), slot));
         relay.received.begin_with(&early.client, self.watch());
         relay.sent.begin_with(&early.backend, self.watch());
+        let mut live = Live { session: self, relay, client, backend };
         async move {
             let ended = {
-                let mut timer = pin!(tokio::time::sleep_until(self.deadline(&relay)));
-                let poll = |cx: &mut Context<'_>| {
-                    self.poll(cx, timer.as_mut(), &mut relay, &mut client, &mut backend)
-                };
-                std::future::poll_fn(poll).await
+                let mut timer = pin!(tokio::time::sleep_until(live.session.deadline(&live.relay)));
+                std::future::poll_fn(|cx| live.poll(cx, timer.as_mut())).await
             };
             // Boxed: what only the end needs should not lie around in every idle session.
-            Box::pin(self.end(ended, relay, client, backend)).await;
-            drop(slot);
+            Box::pin(live.end(ended)).await;
         }
     }
 
     fn watch(&self) -> Watch<'_> {
         let metrics = &self.record.recorder().metrics;
         let switch = self.registration.as_ref().map(|place| &place.entry.switch);
-        Watch { limits: &self.frames, metrics, shadow: self.shadow, tag: self.lifetime.tag(), switch }
+        Watch {
+            limits: &self.plan.frames,
+            metrics,
+            shadow: self.plan.shadow,
+            tag: self.lifetime.tag(),
+            switch,
+        }
     }
 
     fn close_timeout(&self) -> Duration {
-        self.settings.close_timeout.unwrap_or(FOREVER)
+        self.plan.session.close_timeout.unwrap_or(FOREVER)
     }
 
     /// The earliest moment at which time alone ends something.
     fn deadline(&self, relay: &Relay) -> Instant {
         let stalled = [relay.received.stalled, relay.sent.stalled].into_iter().flatten().min();
-        let stall = stalled.zip(self.settings.write_timeout).map(|(since, timeout)| since + timeout);
-        let (heard, data) = (relay.received.heard, relay.last_data());
-        let alone = self.lifetime.deadline(&self.settings, &self.heartbeat, heard, data);
+        let stall = stalled.zip(self.plan.session.write_timeout).map(|(since, timeout)| since + timeout);
+        let (heard, data) = (relay.received.heard, relay.last_data);
+        let alone = self.lifetime.deadline(&self.plan.session, &self.plan.heartbeat, heard, data);
         let all = [alone, stall, relay.give_up];
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + FOREVER)
     }
@@ -122,7 +143,7 @@ impl<T: Subject> Session<T> {
         };
         if let Some(end) = end {
             let ended = Ended { since: Some(end.since), ..Ended::by(end.reason) };
-            return Poll::Ready(relay.closed.unwrap_or(ended));
+            return Poll::Ready(relay.closed().unwrap_or(ended));
         }
         if timer.as_mut().poll_elapsed(cx) {
             // Once: a gate that is always late must judge all the same.
@@ -155,8 +176,9 @@ impl<T: Subject> Session<T> {
                 self.record.would_close(reason);
             }
         }
+        relay.note_data(now);
         if let Some(place) = &self.registration {
-            relay.publish(&place.entry.counters);
+            relay.publish(now, &place.entry.counters);
         }
         let deadline = if relay.held_up { now + GRACE } else { self.deadline(relay) };
         // Only a deadline that has come nearer needs the timer now; a later one is found at its end.
@@ -197,17 +219,9 @@ impl<T: Subject> Session<T> {
             }
         };
         let Poll::Ready(event) = half.poll(cx, now, source, sink, self.watch()) else { return None };
-        let ended = |reason| Some(relay.closed.unwrap_or(Ended::by(reason)));
+        let ended = |reason| Some(relay.closed().unwrap_or(Ended::by(reason)));
         match event {
-            Event::Stopped(Stop::Closed(closed)) => {
-                let ended = Ended { closed: Some(closed), ..Ended::by(by_close) };
-                let first = *relay.closed.get_or_insert(ended);
-                if relay.received.is_closed() && relay.sent.is_closed() {
-                    return Some(first);
-                }
-                relay.give_up = relay.give_up.or_else(|| Some(now + self.close_timeout()));
-                None
-            }
+            Event::Stopped(Stop::Closed(closed)) => relay.close(by_close, closed, now + self.close_timeout()),
             Event::Stopped(stop) => ended(stop.reason(sender).unwrap_or(Reason::Internal)),
             Event::SourceEnded => ended(lost),
             Event::SinkFailed => ended(sink_lost),
@@ -223,29 +237,29 @@ impl<T: Subject> Session<T> {
     /// Pings a silent client; `Some` = it has been silent for too long.
     fn beat(&mut self, relay: &mut Relay, now: Instant) -> Option<Reason> {
         // Once a Close has gone by nobody is asked whether he lives.
-        if relay.closed.is_some() {
+        if relay.closed().is_some() {
             return None;
         }
         let (heard, deaf) = (relay.received.heard, relay.received.is_stalled());
         let metrics = &self.record.recorder().metrics;
         let place = |ping: &[u8]| relay.sent.place(ping);
-        self.lifetime.beat(&self.heartbeat, heard, deaf, now, metrics, place)
+        self.lifetime.beat(&self.plan.heartbeat, heard, deaf, now, metrics, place)
     }
 
     fn time_is_up(&mut self, relay: &mut Relay) -> Option<Ended> {
         let (now, judged) = (Instant::now(), !relay.held_up);
         if judged && relay.give_up.is_some_and(|at| now >= at) {
-            return relay.closed;
+            return relay.closed();
         }
         let late = |since: Option<Instant>| {
-            let timeout = self.settings.write_timeout.filter(|_| judged);
+            let timeout = self.plan.session.write_timeout.filter(|_| judged);
             since.zip(timeout).is_some_and(|(since, timeout)| now >= since + timeout)
         };
-        let data = if judged { relay.last_data() } else { now };
+        let data = if judged { relay.last_data } else { now };
         let reason = if late(relay.received.stalled) || late(relay.sent.stalled) {
             Some(Reason::WriteTimeout)
         } else {
-            self.lifetime.is_over(&self.settings, data, now, self.prolonged_to())
+            self.lifetime.is_over(&self.plan.session, data, now, self.prolonged_to())
         };
         let reason = match reason {
             // It tells, and lets it live on.
@@ -257,7 +271,7 @@ impl<T: Subject> Session<T> {
             None if !judged => None,
             reason => reason.or_else(|| self.beat(relay, now)),
         };
-        reason.map(|reason| relay.closed.unwrap_or(Ended::by(reason)))
+        reason.map(|reason| relay.closed().unwrap_or(Ended::by(reason)))
     }
 
     /// Both sides get the Close that fits, FIN, and time to read it.
@@ -272,7 +286,7 @@ impl<T: Subject> Session<T> {
         B: AsyncRead + AsyncWrite + Unpin,
     {
         let patience = self.close_timeout();
-        let code = self.refuse.close_code(ended.reason);
+        let code = self.plan.refuse.close_code(ended.reason);
         let told = self.tell_first(ended, code, &relay, &mut client).await;
         // Nothing of the client reaches the backend any more. What it has got ends at a boundary, or
         // its connection just ends.

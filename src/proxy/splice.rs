@@ -72,8 +72,8 @@ pub struct Half {
     pub bytes: u64,
     /// When a byte of the source last came.
     pub heard: Instant,
-    /// When a byte of a message last came.
-    pub last_data: Instant,
+    /// Bytes of a message have come since somebody looked.
+    pub moved_data: bool,
     /// A pong of the gate's own that has come.
     pub pong: Option<u16>,
     rates: Rates,
@@ -95,7 +95,7 @@ impl Half {
     pub fn new(sender: Sender, now: Instant) -> Self {
         Self {
             heard: now,
-            last_data: now,
+            moved_data: false,
             pong: None,
             sender,
             scanner: Scanner::new(sender),
@@ -157,7 +157,7 @@ impl Half {
         self.messages += scan.counts.messages();
         let only_controls = scan.counts.messages() == 0 && scan.counts != Counts::default();
         if scan.approved > 0 && !only_controls {
-            self.last_data = self.heard;
+            self.moved_data = true;
         }
         if self.sender == Sender::Client {
             self.rates.spend(&scan.counts, self.heard);

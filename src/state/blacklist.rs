@@ -290,6 +290,16 @@ impl Blacklist {
         Some(true)
     }
 
+    /// For so many entries at once: a table that grows step by step leaves its old ones behind, half as large
+    /// as itself together.
+    pub fn make_room(&self, entries: usize) {
+        let mut table = self.write();
+        let entries = entries.min(self.max_entries.load(Ordering::Relaxed) as usize);
+        let (more, free) = (entries.saturating_sub(table.len()), table.free.len());
+        table.entries.reserve(more.saturating_sub(free));
+        table.index.reserve(more, |slot| spread(slot.hash));
+    }
+
     /// Begins to read the file anew.
     pub(super) fn begin_round(&self) -> u8 {
         let round = self.round.fetch_add(1, Ordering::Relaxed) % u64::from(u8::MAX) + 1;

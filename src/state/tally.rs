@@ -51,7 +51,7 @@ impl Tally {
             return None;
         }
         held.insert(key, taken + 1);
-        Some(Place { tally: Arc::clone(self), key })
+        Some(Place(Box::new(Taken { tally: Arc::clone(self), key })))
     }
 
     /// Keys with at least one place taken.
@@ -64,20 +64,23 @@ fn locked(shard: &Mutex<Held>) -> MutexGuard<'_, Held> {
     shard.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// One place; given back when dropped.
+/// One place; given back when dropped. Boxed, for most sessions need none.
 #[derive(Debug)]
-pub struct Place {
+pub struct Place(Box<Taken>);
+
+#[derive(Debug)]
+struct Taken {
     tally: Arc<Tally>,
     key: u128,
 }
 
 impl Place {
     pub fn key(&self) -> u128 {
-        self.key
+        self.0.key
     }
 }
 
-impl Drop for Place {
+impl Drop for Taken {
     fn drop(&mut self) {
         let mut held = self.tally.shard(self.key);
         match held.get_mut(&self.key) {

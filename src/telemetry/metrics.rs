@@ -12,6 +12,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::errors::{ERROR_TYPES, error_type};
 use super::sharded::BusyCounter;
 use crate::base::reject::{Outcome, Reason};
 use crate::base::section::Section;
@@ -44,28 +45,6 @@ impl MetricsSettings {
 type One<const N: usize> = [(&'static str, &'static str); N];
 type Seconds = Gauge<f64, AtomicU64>;
 type Texts<const N: usize> = [(&'static str, String); N];
-
-/// Value of `error_type` of `websocket_errors_total`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ErrorType {
-    Protocol,
-    TooBig,
-    Rate,
-    Timeout,
-    ClientIo,
-    UpstreamIo,
-    Internal,
-}
-
-const ERROR_TYPES: [(ErrorType, &str); 7] = [
-    (ErrorType::Protocol, "protocol"),
-    (ErrorType::TooBig, "too_big"),
-    (ErrorType::Rate, "rate"),
-    (ErrorType::Timeout, "timeout"),
-    (ErrorType::ClientIo, "client_io"),
-    (ErrorType::UpstreamIo, "upstream_io"),
-    (ErrorType::Internal, "internal"),
-];
 
 /// Kinds of frames in the order of the counters below.
 pub const MESSAGE_TYPES: [&str; 5] = ["text", "binary", "ping", "pong", "close"];
@@ -365,59 +344,6 @@ impl Metrics {
 fn bump(counter: Option<&Counter>) {
     if let Some(counter) = counter {
         counter.inc();
-    }
-}
-
-fn error_type(reason: Reason) -> Option<ErrorType> {
-    match reason {
-        Reason::FrameMalformed | Reason::UpstreamMalformed => Some(ErrorType::Protocol),
-        Reason::MessageTooBig => Some(ErrorType::TooBig),
-        Reason::MessageRateExceeded => Some(ErrorType::Rate),
-        Reason::WriteTimeout | Reason::PongTimeout => Some(ErrorType::Timeout),
-        Reason::ClientLost => Some(ErrorType::ClientIo),
-        Reason::UpstreamLost => Some(ErrorType::UpstreamIo),
-        Reason::Internal => Some(ErrorType::Internal),
-        Reason::TokenMissing
-        | Reason::TokenMalformed
-        | Reason::TokenAlgorithm
-        | Reason::TokenKeyUnknown
-        | Reason::TokenSignature
-        | Reason::TokenExpired
-        | Reason::TokenNotYetValid
-        | Reason::TokenIssuer
-        | Reason::TokenAudience
-        | Reason::TokenType
-        | Reason::TokenClient
-        | Reason::TokenClaimMissing
-        | Reason::TokenRevoked
-        | Reason::TokenAmbiguous
-        | Reason::OriginDenied
-        | Reason::AddressDenied
-        | Reason::UserRevoked
-        | Reason::AttemptsExceeded
-        | Reason::UserSessionsExceeded
-        | Reason::AddressSessionsExceeded
-        | Reason::OperatorClosed
-        | Reason::BlacklistUnavailable
-        | Reason::RuleDenied
-        | Reason::RouteUnknown
-        | Reason::UpstreamRefused
-        | Reason::RequestMalformed
-        | Reason::HostDenied
-        | Reason::UpgradeMalformed
-        | Reason::UpgradeVersion
-        | Reason::RequestTooLarge
-        | Reason::HeaderTimeout
-        | Reason::IdleTimeout
-        | Reason::SessionTooLong
-        | Reason::Draining
-        | Reason::SessionsFull
-        | Reason::KeysUnavailable
-        | Reason::UpstreamUnreachable
-        | Reason::UpstreamTimeout
-        | Reason::UpstreamError
-        | Reason::ClientClosed
-        | Reason::UpstreamClosed => None,
     }
 }
 
