@@ -1,6 +1,8 @@
 //! `[blacklist] file`: read at the start, and again when its content changes. And what has to be swept up
 //! now and then.
 
+use std::cell::Cell;
+use std::io;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -82,7 +84,14 @@ impl Feed {
         let blacklist = &self.gate.blacklist;
         let Some(path) = &settings.file else {
             if self.file.take().is_some() {
-                replace_file(blacklist, &self.gate.sessions, std::iter::empty, Unix::now());
+                let nothing = std::iter::empty;
+                drop(replace_file(
+                    blacklist,
+                    &self.gate.sessions,
+                    nothing,
+                    || io::Result::Ok(()),
+                    Unix::now(),
+                ));
             }
             blacklist.set_stale(false);
             return;
@@ -94,14 +103,21 @@ impl Feed {
             self.generation = snapshot.generation;
         }
         let Some(file) = &mut self.file else { return };
-        match file.look() {
-            Ok(changed) => {
+        let looked = file.look().and_then(|changed| {
+            if !changed {
+                return Ok(());
+            }
+            let taken = take_over(&self.gate, &snapshot, file);
+            if taken.is_err() {
+                file.forget();
+            }
+            taken
+        });
+        match looked {
+            Ok(()) => {
                 self.contact = Some(Instant::now());
                 self.told = None;
                 self.gate.recorder.metrics.feed_in_touch(FEED, Unix::now().seconds());
-                if let Some(bytes) = changed {
-                    self.take_over(&snapshot, &bytes);
-                }
             }
             Err(error) => {
                 let trouble = format!("{path}: {error}; its last content holds");
@@ -113,46 +129,50 @@ impl Feed {
         }
         blacklist.set_stale(is_stale(settings, self.contact));
     }
+}
 
-    fn take_over(&self, snapshot: &Snapshot, bytes: &[u8]) {
-        let text = String::from_utf8_lossy(bytes);
-        let issuers: Vec<&str> = snapshot.issuers.iter().map(|issuer| issuer.policy.url.as_str()).collect();
-        let log = &self.gate.recorder.log;
-        let parsed = || text.lines().map(|line| parse(line, &issuers));
-        let (mut entries, mut broken) = (0, 0);
-        for (i, line) in parsed().enumerate() {
-            let problem = match line {
-                Err(problem) => problem,
-                Ok(found) => {
-                    entries += usize::from(found.is_some());
-                    continue;
-                }
-            };
-            broken += 1;
-            if broken <= NAMED
-                && let Some(told) = log.line(Level::Warn, "blacklist_line_skipped")
-            {
-                told.number("line", i as u64 + 1).text("message", problem).write();
+/// Takes over what the file says. If it cannot be read to its end nothing is forgotten.
+fn take_over(gate: &Gate, snapshot: &Snapshot, file: &Watched) -> io::Result<()> {
+    let failed = Cell::new(None);
+    let issuers: Vec<&str> = snapshot.issuers.iter().map(|issuer| issuer.policy.url.as_str()).collect();
+    let log = &gate.recorder.log;
+    let parsed = || file.lines(&failed).map(|line| parse(&line, &issuers));
+    let (mut entries, mut broken) = (0, 0);
+    for (i, line) in parsed().enumerate() {
+        let problem = match line {
+            Err(problem) => problem,
+            Ok(found) => {
+                entries += usize::from(found.is_some());
+                continue;
             }
-        }
-        let lines = || parsed().filter_map(|line| line.ok().flatten());
-        self.gate.blacklist.make_room(entries);
-        let read = replace_file(&self.gate.blacklist, &self.gate.sessions, lines, Unix::now());
-        self.gate.recorder.metrics.blacklist_rejected.inc_by(read.full as u64);
-        for reason in &read.shadowed {
-            self.gate.recorder.would_refuse(*reason);
-        }
-        let level = if read.full > 0 || broken > 0 { Level::Warn } else { Level::Info };
-        if let Some(line) = log.line(level, "revocation") {
-            line.text("by", FEED)
-                .number("entries", read.entries as u64)
-                .number("skipped", broken as u64)
-                .number("full", read.full as u64)
-                .number("closed", read.closed as u64)
-                .number("would_close", read.shadowed.len() as u64)
-                .write();
+        };
+        broken += 1;
+        if broken <= NAMED
+            && let Some(told) = log.line(Level::Warn, "blacklist_line_skipped")
+        {
+            told.number("line", i as u64 + 1).text("message", problem).write();
         }
     }
+    let lines = || parsed().filter_map(|line| line.ok().flatten());
+    let is_whole = || failed.take().map_or(Ok(()), Err);
+    is_whole()?;
+    gate.blacklist.make_room(entries);
+    let read = replace_file(&gate.blacklist, &gate.sessions, lines, is_whole, Unix::now())?;
+    gate.recorder.metrics.blacklist_rejected.inc_by(read.full as u64);
+    for reason in &read.shadowed {
+        gate.recorder.would_refuse(*reason);
+    }
+    let level = if read.full > 0 || broken > 0 { Level::Warn } else { Level::Info };
+    if let Some(line) = log.line(level, "revocation") {
+        line.text("by", FEED)
+            .number("entries", read.entries as u64)
+            .number("skipped", broken as u64)
+            .number("full", read.full as u64)
+            .number("closed", read.closed as u64)
+            .number("would_close", read.shadowed.len() as u64)
+            .write();
+    }
+    Ok(())
 }
 
 /// Whether nobody may be let in by what is known.

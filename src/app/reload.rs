@@ -104,7 +104,7 @@ impl Reloader {
             }
             match looked {
                 // Back again, it is taken over even if it is what it was: so that nobody still thinks it lost.
-                Ok(changed) if asked || changed.is_some() || self.told.take().is_some() => {
+                Ok(changed) if asked || changed || self.told.take().is_some() => {
                     self.reload(&control, &mut fetchers);
                 }
                 Ok(_) => {}

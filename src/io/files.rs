@@ -1,9 +1,10 @@
 //! Files that may change while the gate runs. Their content counts: a `ConfigMap` is changed by swapping a
 //! symbolic link, an editor by writing a new file.
 
-use std::fs::Metadata;
+use std::cell::Cell;
+use std::fs::{File, Metadata};
 use std::hash::{DefaultHasher, Hasher};
-use std::io;
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,6 +13,8 @@ use crate::base::clock::Unix;
 
 /// A file changed less long ago may have changed again since without showing it.
 const SETTLED: i64 = 2;
+/// So much is read at a time.
+const PIECE: usize = 64 * 1024;
 
 /// How often a file is looked at.
 pub const LOOK: Duration = Duration::from_secs(1);
@@ -60,29 +63,54 @@ impl Watched {
         let _ = self.look();
     }
 
-    /// The content, once it is another than before and stays so from one look to the next.
-    pub fn look(&mut self) -> io::Result<Option<Vec<u8>>> {
+    /// Takes any content for another one.
+    pub fn forget(&mut self) {
+        (self.marks, self.content) = (None, None);
+    }
+
+    /// Its lines, one after the other; what keeps it from being read to the end is left in `failed`.
+    pub fn lines<'a>(&'a self, failed: &'a Cell<Option<io::Error>>) -> impl Iterator<Item = String> + 'a {
+        let keep = |error| failed.set(Some(error));
+        let file = File::open(&self.path).map_err(keep).ok();
+        let lines = file.into_iter().flat_map(|file| BufReader::new(file).split(b'\n'));
+        let lines = lines.map_while(move |line| line.map_err(keep).ok());
+        lines.map(|line| String::from_utf8_lossy(&line).into_owned())
+    }
+
+    /// Whether the content is another than before, and has stayed so from one look to the next.
+    pub fn look(&mut self) -> io::Result<bool> {
         let metadata = std::fs::metadata(&self.path)?;
         let marks = marks(&metadata);
         let now = i64::try_from(Unix::now().0.as_secs()).unwrap_or(i64::MAX);
         let settled = metadata.mtime().max(metadata.ctime()) < now.saturating_sub(SETTLED);
         if settled && self.marks == Some(marks) {
-            return Ok(None);
+            return Ok(false);
         }
-        let bytes = std::fs::read(&self.path)?;
-        let mut hasher = DefaultHasher::new();
-        hasher.write(&bytes);
-        let content = Some(hasher.finish());
+        let content = Some(hash(&self.path)?);
         // Who writes in place may be half-way: what is new counts when it is seen twice.
         let is_first = self.content.is_none();
         if self.content != content && !is_first && self.coming != content {
             self.coming = content;
-            return Ok(None);
+            return Ok(false);
         }
         (self.marks, self.coming) = (Some(marks), None);
         let changed = self.content != content;
         self.content = content;
-        Ok(changed.then_some(bytes))
+        Ok(changed)
+    }
+}
+
+/// Piece by piece: a list of a million lines is not held for that.
+fn hash(path: &Path) -> io::Result<u64> {
+    let (mut file, mut hasher) = (File::open(path)?, DefaultHasher::new());
+    let mut piece = vec![0; PIECE];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(hasher.finish()),
+            Ok(n) => hasher.write(piece.get(..n).unwrap_or_default()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -102,19 +130,21 @@ mod tests {
         let path = directory.join("file");
         std::fs::write(&path, "a").unwrap();
         let mut watched = Watched::new(&path);
-        assert_eq!(watched.look().unwrap().as_deref(), Some(&b"a"[..]));
-        assert_eq!(watched.look().unwrap(), None);
+        assert!(watched.look().unwrap());
+        assert!(!watched.look().unwrap());
         std::fs::write(&path, "a").unwrap();
-        assert_eq!(watched.look().unwrap(), None, "written anew, but the same");
+        assert!(!watched.look().unwrap(), "written anew, but the same");
         std::fs::write(&path, "c").unwrap();
-        assert_eq!(watched.look().unwrap(), None, "half-way, perhaps");
+        assert!(!watched.look().unwrap(), "half-way, perhaps");
         std::fs::write(&path, "b").unwrap();
-        assert_eq!(watched.look().unwrap(), None, "half-way again");
-        assert_eq!(watched.look().unwrap().as_deref(), Some(&b"b"[..]), "as long as before");
+        assert!(!watched.look().unwrap(), "half-way again");
+        assert!(watched.look().unwrap(), "as long as before");
+        watched.forget();
+        assert!(watched.look().unwrap(), "nothing of it is known");
         std::fs::remove_file(&path).unwrap();
         assert!(watched.look().is_err());
         std::fs::write(&path, "b").unwrap();
-        assert_eq!(watched.look().unwrap(), None, "back as it was");
+        assert!(!watched.look().unwrap(), "back as it was");
         std::fs::remove_dir_all(directory).unwrap();
     }
 
@@ -127,11 +157,26 @@ mod tests {
         }
         std::os::unix::fs::symlink(directory.join("one"), &link).unwrap();
         let mut watched = Watched::new(&link);
-        assert_eq!(watched.look().unwrap().as_deref(), Some(&b"one"[..]));
+        assert!(watched.look().unwrap());
         std::os::unix::fs::symlink(directory.join("two"), &next).unwrap();
         std::fs::rename(&next, &link).unwrap();
-        assert_eq!(watched.look().unwrap(), None);
-        assert_eq!(watched.look().unwrap().as_deref(), Some(&b"two"[..]));
+        assert!(!watched.look().unwrap());
+        assert!(watched.look().unwrap());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn lines_end_where_reading_fails_and_that_is_told() {
+        let directory = directory("lines");
+        let path = directory.join("file");
+        std::fs::write(&path, b"one\r\n\xff\nthree").unwrap();
+        let failed = Cell::new(None);
+        assert_eq!(Watched::new(&path).lines(&failed).collect::<Vec<_>>(), ["one\r", "\u{fffd}", "three"]);
+        assert!(failed.take().is_none());
+        for unreadable in [directory.clone(), directory.join("none")] {
+            assert_eq!(Watched::new(&unreadable).lines(&failed).count(), 0);
+            assert!(failed.take().is_some(), "{}", unreadable.display());
+        }
         std::fs::remove_dir_all(directory).unwrap();
     }
 }

@@ -52,20 +52,25 @@ pub fn withdraw(blacklist: &Blacklist, id: &str) -> Option<bool> {
 }
 
 /// Takes over a file, whose lines `lines` tells as often as it is asked. Entries that it no longer has hold
-/// no more, once all of it is read.
-pub fn replace_file<T: Subject, L: Iterator<Item = Selector>>(
+/// no more, once `is_whole` says that all of it has been read; else all hold on.
+pub fn replace_file<T: Subject, L: Iterator<Item = Selector>, E>(
     blacklist: &Blacklist,
     sessions: &Sessions<T>,
     lines: impl Fn() -> L,
+    is_whole: impl Fn() -> Result<(), E>,
     now: Unix,
-) -> FileRead {
+) -> Result<FileRead, E> {
     let round = blacklist.begin_round();
     let (mut read, mut any_new) = read_lines(blacklist, lines(), round);
-    blacklist.end_round(round);
-    if read.full > 0 {
+    let mut whole = is_whole();
+    if whole.is_ok() {
+        blacklist.end_round(round);
+    }
+    if whole.is_ok() && read.full > 0 {
         // What the file no longer has took the room of what it has now.
         let (again, more) = read_lines(blacklist, lines(), round);
         (read, any_new) = (again, any_new || more);
+        whole = is_whole();
     }
     if any_new {
         // One look at each session is cheaper than a search for each line.
@@ -80,7 +85,7 @@ pub fn replace_file<T: Subject, L: Iterator<Item = Selector>>(
             }
         }
     }
-    read
+    whole.map(|()| read)
 }
 
 fn read_lines(blacklist: &Blacklist, lines: impl Iterator<Item = Selector>, round: u8) -> (FileRead, bool) {
@@ -113,4 +118,72 @@ fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> (u
     }
     let closed = live.iter().filter(|entry| entry.switch.end(selector.kind.reason(), now)).count();
     (closed, shadowed.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::reject::Reason;
+    use crate::policy::claims::Facts;
+    use crate::policy::jwt::Jwt;
+    use crate::state::sessions::Places;
+    use crate::telemetry::logging::Line;
+    use crate::telemetry::record::Describe;
+    use prometheus_client::metrics::gauge::Gauge;
+    use serde_json::json;
+    use std::task::Waker;
+
+    #[derive(Debug)]
+    struct User(Arc<Facts>);
+
+    impl User {
+        fn named(sub: &str) -> Self {
+            let claims = json!({"iss": "https://a", "sub": sub}).as_object().unwrap().clone();
+            let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
+            Self(Arc::new(Facts::of(jwt).unwrap()))
+        }
+    }
+
+    impl Describe for User {
+        fn describe<'l>(&self, line: Line<'l>) -> Line<'l> {
+            line
+        }
+    }
+
+    impl Subject for User {
+        fn facts(&self) -> Option<Arc<Facts>> {
+            Some(Arc::clone(&self.0))
+        }
+        fn is_shadow(&self) -> bool {
+            false
+        }
+        fn note(&self, _: Reason) {}
+        fn noted(&self) -> Option<Reason> {
+            None
+        }
+    }
+
+    #[test]
+    fn of_a_file_that_cannot_be_read_to_its_end_what_was_read_holds_and_nothing_is_forgotten() {
+        let (blacklist, sessions) = (Blacklist::new(100, Gauge::default()), Sessions::new(Gauge::default()));
+        let now = Unix::now();
+        let take = |names: &[&str], whole: Result<(), ()>| {
+            let line = |name: &&str| Selector {
+                kind: Kind::Sub,
+                iss: "https://a".into(),
+                value: (*name).into(),
+                issued_before: None,
+            };
+            replace_file(&blacklist, &sessions, || names.iter().map(line), || whole, now).is_ok()
+        };
+        let holds = || ["a", "b", "c"].map(|name| blacklist.check(&User::named(name).0, now).is_err());
+        assert!(take(&["a", "b"], Ok(())));
+        let session = sessions.register(User::named("c"), Places::default());
+        assert!(!take(&["c"], Err(())));
+        assert_eq!(holds(), [true, true, true]);
+        let ended = session.entry.switch.ended(Waker::noop()).map(|end| end.reason);
+        assert_eq!(ended, Some(Reason::UserRevoked), "the next reading would find nothing new");
+        assert!(take(&["a"], Ok(())));
+        assert_eq!(holds(), [true, false, false]);
+    }
 }
