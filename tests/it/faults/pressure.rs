@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::super::harness::{Client, eventually, masked};
-use super::super::sessions::wire::{Upstream, Wire, pattern, read_exactly, unmasked};
+use super::super::harness::{Client, masked};
+use super::super::sessions::wire::{Upstream, Wire, pattern, read_exactly, stalled, unmasked};
 use super::watched::{Watched, assert_alive};
 
 /// Of 1 MiB each.
@@ -35,12 +35,7 @@ fn send_to_a_wall(
                 sent.fetch_add(piece.len(), Ordering::SeqCst);
             }
         });
-        let mut before = 0;
-        eventually("the writes to stall", || {
-            std::thread::sleep(Duration::from_millis(150));
-            let now = sent.load(Ordering::SeqCst);
-            (now > 0 && now == std::mem::replace(&mut before, now)).then_some(())
-        });
+        stalled(sent);
         meanwhile();
         // What the kernel holds of four sockets; the gate itself adds no more than a read.
         let taken = sent.load(Ordering::SeqCst);

@@ -4,9 +4,9 @@ use std::io::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::super::harness::{Gate, Issuer, eventually};
+use super::super::harness::{Gate, Issuer};
 use super::plain::{all, ask, chunk, chunks, passing};
-use super::wire::{Upstream, pattern, read_exactly, while_writing};
+use super::wire::{Upstream, pattern, read_exactly, stalled, while_writing};
 
 const LARGE: usize = 20 << 20;
 
@@ -171,12 +171,7 @@ fn a_client_that_does_not_read_its_answer_stops_the_backend() {
                 sent.fetch_add(piece.len(), Ordering::SeqCst);
             }
         });
-        let mut before = 0;
-        eventually("the writes to stall", || {
-            std::thread::sleep(Duration::from_millis(150));
-            let now = sent.load(Ordering::SeqCst);
-            (now > 0 && now == std::mem::replace(&mut before, now)).then_some(())
-        });
+        let before = stalled(sent);
         assert!(before < 30 << 20, "{before} bytes were taken");
         // A client that leaves frees the backend at once.
         drop(client);

@@ -2,12 +2,13 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
 
 pub use super::super::harness::unmasked;
-use super::super::harness::{Client, Config, Gate, Handshake, Issuer, PATIENCE};
+use super::super::harness::{Client, Config, Gate, Handshake, Issuer, PATIENCE, eventually};
 
 /// A listener that nobody accepts from but the test.
 pub struct Upstream {
@@ -280,4 +281,15 @@ pub fn read_exactly(mut stream: &TcpStream, length: usize) -> Vec<u8> {
 /// A good handshake.
 pub fn good(issuer: &Issuer) -> Handshake {
     Handshake::to("/ws/").bearer(&issuer.good_token())
+}
+
+/// Waits until whoever counts its writes here gets rid of no more; how many bytes that were.
+pub fn stalled(sent: &AtomicUsize) -> usize {
+    let mut before = 0;
+    eventually("the writes to stall", || {
+        std::thread::sleep(Duration::from_millis(150));
+        let now = sent.load(Ordering::SeqCst);
+        (now > 0 && now == std::mem::replace(&mut before, now)).then_some(())
+    });
+    before
 }
