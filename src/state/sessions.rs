@@ -194,12 +194,14 @@ impl<T: Subject> Sessions<T> {
     pub fn of_user(&self, iss: &str, sub: &str, matches: impl Fn(&Entry<T>) -> bool) -> Vec<Arc<Entry<T>>> {
         let hash = user_hash(iss, sub);
         let shard = self.shard(hash);
-        // Hashes of two users may be the same.
-        let is_theirs = |entry: &&Arc<Entry<T>>| {
-            let facts = entry.subject.facts();
-            facts.is_some_and(|facts| facts.iss() == iss && facts.sub() == Some(sub))
-        };
-        of(&shard, hash).filter(|entry| matches(entry)).filter(is_theirs).map(Arc::clone).collect()
+        let theirs = of(&shard, hash).filter(|entry| matches(entry)).filter(|entry| is_of(entry, iss, sub));
+        theirs.map(Arc::clone).collect()
+    }
+
+    /// Whether a user has any session.
+    pub fn has_user(&self, iss: &str, sub: &str) -> bool {
+        let hash = user_hash(iss, sub);
+        of(&self.shard(hash), hash).any(|entry| is_of(entry, iss, sub))
     }
 
     /// Ends every session that matches; the count of them.
@@ -254,6 +256,11 @@ impl<T> Drop for Registration<T> {
             self.sessions.users.dec();
         }
     }
+}
+
+/// Whether it is this user's: hashes of two users may be the same.
+fn is_of<T: Subject>(entry: &Entry<T>, iss: &str, sub: &str) -> bool {
+    entry.subject.facts().is_some_and(|facts| facts.iss() == iss && facts.sub() == Some(sub))
 }
 
 /// The sessions under one hash.
@@ -338,6 +345,7 @@ mod tests {
         assert_eq!(gauge.get(), 2);
         assert_eq!(sessions.of_user("x", "alice", |_| true).len(), 1);
         assert_eq!(sessions.of_user("z", "alice", |_| true).len(), 0);
+        assert_eq!((sessions.has_user("y", "alice"), sessions.has_user("z", "alice")), (true, false));
     }
 
     #[test]
