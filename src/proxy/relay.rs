@@ -33,7 +33,7 @@ impl Ended {
 pub struct Relay {
     pub received: Half,
     pub sent: Half,
-    /// When it began, by both clocks; the wall's in milliseconds since the epoch.
+    /// When it began, by both clocks; the wall's in microseconds since the epoch.
     began: (Instant, u64),
     /// When a message last moved, in either direction.
     pub last_data: Instant,
@@ -54,7 +54,7 @@ impl Relay {
         Self {
             received: Half::new(Sender::Client, now),
             sent: Half::new(Sender::Backend, now),
-            began: (now, u64::try_from(Unix::now().0.as_millis()).unwrap_or_default()),
+            began: (now, u64::try_from(Unix::now().0.as_micros()).unwrap_or_default()),
             last_data: now,
             watched: false,
             closed: None,
@@ -91,6 +91,11 @@ impl Relay {
             return;
         }
         let messages = was(&counters.received_messages) + was(&counters.sent_messages);
+        if received.messages + sent.messages != messages {
+            let (instant, wall) = self.began;
+            let since = u64::try_from(now.duration_since(instant).as_micros()).unwrap_or_default();
+            counters.last_data.store((wall + since) / 1000, Ordering::Relaxed);
+        }
         for (counter, now) in [
             (&counters.received_messages, received.messages),
             (&counters.received_bytes, received.bytes),
@@ -98,11 +103,6 @@ impl Relay {
             (&counters.sent_bytes, sent.bytes),
         ] {
             counter.store(now, Ordering::Relaxed);
-        }
-        if received.messages + sent.messages != messages {
-            let (instant, wall) = self.began;
-            let since = u64::try_from(now.duration_since(instant).as_millis()).unwrap_or_default();
-            counters.last_data.store(wall + since, Ordering::Relaxed);
         }
     }
 }
