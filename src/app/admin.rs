@@ -267,10 +267,11 @@ impl Admin {
                 issuers.iter().map(|issuer| format!("no keys yet of the issuer {}", issuer.policy.url)),
             );
         }
-        if gate.blacklist.is_stale() {
-            missing.push(
-                "a feed of the blacklist is out of touch, and [blacklist] on_stale is refuse_new".to_owned(),
-            );
+        for feed in gate.blacklist.stale() {
+            let word = feed.word();
+            missing.push(format!(
+                "[blacklist] {word} is out of touch, a feed of the blacklist, and on_stale is refuse_new"
+            ));
         }
         if gate.lifecycle.phase() > Phase::Serving {
             missing.push("draining".to_owned());

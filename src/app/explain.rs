@@ -13,8 +13,9 @@ use http::request::Parts;
 use tokio::time::timeout;
 
 use super::config::{Config, deciding};
-use super::feed::Feed;
+use super::feed::FileFeed;
 use super::reload::Fetchers;
+use super::sharing;
 use crate::base::effective::Effective;
 use crate::base::reject::Reason;
 use crate::io::jwks::Issuer;
@@ -57,6 +58,8 @@ struct Explained {
     /// Which `[[issuer]]` of the file the token is of.
     issuer: Option<usize>,
     shadow: bool,
+    /// What was revoked at any gate is known to it.
+    is_shared: bool,
     verdict: Result<(), Reason>,
     /// Why there are no keys.
     trouble: Vec<String>,
@@ -68,7 +71,7 @@ pub fn run(config: Config, path: &Path, asked: &Asked) -> Result<bool> {
     let log = Log::to_memory(LogSettings { format: Format::Json, level: Level::Warn, requests: false });
     let metrics = Arc::new(Metrics::new(&config.metrics));
     let gate = Gate::new(config.settings, Arc::new(Recorder { log, metrics }), u32::MAX, [0; 16]);
-    drop(Feed::open(Arc::clone(&gate)));
+    drop(FileFeed::open(Arc::clone(&gate)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let explained = runtime.block_on(explain(&gate, asked))?;
     let text = page(&explained, &effective, path);
@@ -120,7 +123,7 @@ async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
     // The keys of the token's issuer, or why they cannot be had.
     if let Some(issuer) = issuer_of(&snapshot, &head) {
         let fetched = issuer.next_fetch();
-        fetchers.follow(gate, &snapshot);
+        fetchers.fetch(gate, &snapshot);
         let _ = timeout(KEYS, fetched).await;
     }
     let peer = Peer::of(asked.peer, &head.headers, &settings.trusted_proxies);
@@ -143,6 +146,7 @@ async fn explain(gate: &Arc<Gate>, asked: &Asked) -> Result<Explained> {
         issuer,
         route: plan.map(|plan| plan.name.clone()).unwrap_or_default(),
         shadow: plan.is_some_and(|plan| plan.shadow),
+        is_shared: snapshot.shared.is_some(),
         verdict,
         trouble,
         steps: match trace {
@@ -176,11 +180,18 @@ async fn judge(
     })?;
     who.plan = Some(Arc::clone(&judged.plan));
     let mut verdict = authenticate(snapshot, visit, Kind::Upgrade, judged, who, trace).await?;
-    if snapshot.settings.blacklist.file.is_some() {
-        let revoked = check_revoked(gate, verdict.bearer.as_ref());
-        let revoked = trace.step("blacklist.file", || "blacklist: the file".into(), revoked);
-        verdict.judged.leniency.apply(revoked)?;
+    let blacklist = &snapshot.settings.blacklist;
+    if let Some(shared) = &snapshot.shared {
+        sharing::look_once(gate, shared).await;
     }
+    let (what, keys) = match (&blacklist.file, &snapshot.shared) {
+        (None, None) => return Ok(()),
+        (Some(_), None) => ("blacklist: the file", "blacklist.file"),
+        (None, Some(_)) => ("blacklist: Redis", "blacklist.redis.url"),
+        (Some(_), Some(_)) => ("blacklist: the file, and Redis", "blacklist.file blacklist.redis.url"),
+    };
+    let revoked = check_revoked(gate, snapshot, verdict.bearer.as_ref()).await;
+    verdict.judged.leniency.apply(trace.step(keys, || what.into(), revoked))?;
     Ok(())
 }
 
@@ -218,7 +229,11 @@ fn page(explained: &Explained, effective: &[Effective], path: &Path) -> String {
         }
         (Ok(()), _) => writeln!(out, "\nallowed"),
     };
-    out.push_str("Not looked at: limits, what was revoked at a running gate, and the backend.\n");
+    out.push_str(if explained.is_shared {
+        "Not looked at: limits, and the backend.\n"
+    } else {
+        "Not looked at: limits, what was revoked at a running gate, and the backend.\n"
+    });
     out
 }
 

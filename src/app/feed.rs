@@ -12,6 +12,7 @@ use crate::io::files::{LOOK, Watched};
 use crate::policy::revocation::{Kind, Selector};
 use crate::proxy::gate::Gate;
 use crate::proxy::plan::{BlacklistSettings, OnStale, Snapshot};
+use crate::state::blacklist::Feed;
 use crate::state::revocation::replace_file;
 use crate::telemetry::logging::Level;
 
@@ -19,12 +20,10 @@ use crate::telemetry::logging::Level;
 const SWEEP: u32 = 5;
 /// Broken lines that are named one by one.
 const NAMED: usize = 20;
-/// The label of the file in the metrics.
-const FEED: &str = "file";
 
-/// The feed of one gate.
+/// The file of one gate.
 #[derive(Debug)]
-pub struct Feed {
+pub struct FileFeed {
     gate: Arc<Gate>,
     file: Option<Watched>,
     /// The configuration by whose issuers the file was read.
@@ -35,12 +34,13 @@ pub struct Feed {
     told: Option<String>,
 }
 
-impl Feed {
+impl FileFeed {
     /// Reads the file for the first time: nobody is let in before.
     pub fn open(gate: Arc<Gate>) -> Self {
         let generation = gate.snapshot.load().generation;
         let mut feed = Self { gate, file: None, generation, contact: None, told: None };
         feed.look();
+        update_staleness(&feed.gate);
         feed
     }
 
@@ -52,9 +52,10 @@ impl Feed {
             tokio::time::sleep(self.file.as_ref().map_or(LOOK, Watched::pause)).await;
             turns += 1;
             sweep(&gate, turns);
+            update_staleness(&gate);
             let has_file = gate.snapshot.load().settings.blacklist.file.is_some();
             if !has_file && self.file.is_none() {
-                gate.blacklist.set_stale(false);
+                gate.blacklist.set_stale(Feed::File, false);
                 continue;
             }
             let contact = self.contact;
@@ -71,7 +72,8 @@ impl Feed {
                     },
                     () = tokio::time::sleep(LOOK) => {
                         let snapshot = gate.snapshot.load_full();
-                        gate.blacklist.set_stale(is_stale(&snapshot.settings.blacklist, contact));
+                        gate.blacklist.set_stale(Feed::File, is_stale(&snapshot.settings.blacklist, contact));
+                        update_staleness(&gate);
                     }
                 }
             };
@@ -93,7 +95,7 @@ impl Feed {
                     Unix::now(),
                 ));
             }
-            blacklist.set_stale(false);
+            blacklist.set_stale(Feed::File, false);
             return;
         };
         let is_other = self.file.as_ref().is_none_or(|file| file.path() != path.as_str());
@@ -117,7 +119,7 @@ impl Feed {
             Ok(()) => {
                 self.contact = Some(Instant::now());
                 self.told = None;
-                self.gate.recorder.metrics.feed_in_touch(FEED, Unix::now().seconds());
+                self.gate.recorder.metrics.feed_in_touch(Feed::File.word(), Unix::now().seconds());
             }
             Err(error) => {
                 let trouble = format!("{path}: {error}; its last content holds");
@@ -127,7 +129,7 @@ impl Feed {
                 }
             }
         }
-        blacklist.set_stale(is_stale(settings, self.contact));
+        blacklist.set_stale(Feed::File, is_stale(settings, self.contact));
     }
 }
 
@@ -164,7 +166,7 @@ fn take_over(gate: &Gate, snapshot: &Snapshot, file: &Watched) -> io::Result<()>
     }
     let level = if read.full > 0 || broken > 0 { Level::Warn } else { Level::Info };
     if let Some(line) = log.line(level, "revocation") {
-        line.text("by", FEED)
+        line.text("by", Feed::File.word())
             .number("entries", read.entries as u64)
             .number("skipped", broken as u64)
             .number("full", read.full as u64)
@@ -179,6 +181,16 @@ fn take_over(gate: &Gate, snapshot: &Snapshot, file: &Watched) -> io::Result<()>
 fn is_stale(settings: &BlacklistSettings, contact: Option<Instant>) -> bool {
     let for_too_long = |contact: Instant| settings.stale_after.is_some_and(|after| contact.elapsed() > after);
     settings.on_stale == OnStale::RefuseNew && contact.is_none_or(for_too_long)
+}
+
+/// Says whether Redis has been out of touch for too long.
+pub fn update_staleness(gate: &Gate) {
+    let snapshot = gate.snapshot.load();
+    let stale = snapshot
+        .shared
+        .as_ref()
+        .is_some_and(|shared| is_stale(&snapshot.settings.blacklist, shared.contact()));
+    gate.blacklist.set_stale(Feed::Redis, stale);
 }
 
 fn sweep(gate: &Gate, turns: u32) {

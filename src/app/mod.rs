@@ -13,6 +13,7 @@ mod feed;
 mod operator;
 pub mod reload;
 pub mod report;
+mod sharing;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use tokio::time::Instant;
 
 use self::config::Config;
 use self::drain::Control;
-use self::feed::Feed;
+use self::feed::FileFeed;
 use self::reload::{Fetchers, Reloader, affordable};
 use crate::io::listener;
 use crate::proxy::connection;
@@ -47,7 +48,7 @@ pub struct Bound {
     workers: Vec<Vec<std::net::TcpListener>>,
     admin: admin::Listeners,
     control: Arc<Control>,
-    feed: Feed,
+    feed: FileFeed,
     reloader: Option<Reloader>,
 }
 
@@ -66,7 +67,7 @@ pub fn bind(config: Config, log: Log) -> Result<Bound> {
     let mut secret = [0; 16];
     getrandom::fill(&mut secret).map_err(|_| anyhow::anyhow!("the system gives no random numbers"))?;
     let gate = Gate::new(config.settings, recorder, max_connections, secret);
-    let feed = Feed::open(Arc::clone(&gate));
+    let feed = FileFeed::open(Arc::clone(&gate));
     let control = Arc::new(Control::new(gate, config.drain, config.effective));
     Ok(Bound { workers, admin, control, feed, reloader: None })
 }
@@ -123,7 +124,12 @@ impl Bound {
             if let Some(reloader) = reloader {
                 tokio::spawn(reloader.run(Arc::clone(&control), fetchers, signals));
             }
-            Ok::<_, anyhow::Error>(control.run().await)
+            let ending = control.run().await;
+            let shared = control.gate().snapshot.load().shared.clone();
+            if let Some(shared) = shared {
+                shared.end_lease().await;
+            }
+            Ok::<_, anyhow::Error>(ending)
         });
         // What hangs in a file system is not waited for.
         runtime.shutdown_background();

@@ -9,12 +9,15 @@ use tokio::task::JoinHandle;
 
 use super::config::{self, Boot, Config};
 use super::drain::Control;
+use super::feed::update_staleness;
+use super::sharing;
 use crate::base::clock::Unix;
 use crate::base::effective::Effective;
 use crate::base::section::Problem;
 use crate::io::files::Watched;
 use crate::io::jwks::Source;
 use crate::io::listener;
+use crate::io::redis::Shared;
 use crate::proxy::gate::Gate;
 use crate::proxy::judge;
 use crate::proxy::plan::Snapshot;
@@ -24,16 +27,40 @@ use crate::telemetry::logging::{Level, Log, LogSettings};
 /// What a running gate cannot change.
 const FIXED: [&str; 4] = ["listen.address", "admin", "runtime", "metrics"];
 
-/// The fetchers of keys, one for each source of the configuration in force.
+/// The fetchers of keys, one for each source of the configuration in force, and who keeps in touch with the
+/// other replicas.
 #[derive(Debug, Default)]
-pub struct Fetchers(Vec<(Arc<Source>, JoinHandle<()>)>);
+pub struct Fetchers {
+    keys: Vec<(Arc<Source>, JoinHandle<()>)>,
+    shared: Option<(Arc<Shared>, JoinHandle<()>)>,
+}
 
 impl Fetchers {
     /// Starts those that are new and ends those that nobody names any more.
-    pub fn follow(&mut self, gate: &Gate, snapshot: &Snapshot) {
+    pub fn follow(&mut self, gate: &Arc<Gate>, snapshot: &Snapshot) {
+        self.share(gate, snapshot);
+        self.fetch(gate, snapshot);
+    }
+
+    fn share(&mut self, gate: &Arc<Gate>, snapshot: &Snapshot) {
+        let is_other = |kept: &(Arc<Shared>, _)| {
+            snapshot.shared.as_ref().is_none_or(|shared| !Arc::ptr_eq(shared, &kept.0))
+        };
+        if let Some((shared, keeper)) = self.shared.take_if(|kept| is_other(kept)) {
+            keeper.abort();
+            shared.close();
+        }
+        if let (None, Some(shared)) = (&self.shared, &snapshot.shared) {
+            let keeper = tokio::spawn(sharing::keep(Arc::clone(gate), Arc::clone(shared)));
+            self.shared = Some((Arc::clone(shared), keeper));
+        }
+    }
+
+    /// As [`Self::follow`], the keys alone.
+    pub fn fetch(&mut self, gate: &Gate, snapshot: &Snapshot) {
         let is_named =
             |source: &Arc<Source>| snapshot.issuers.iter().any(|issuer| Arc::ptr_eq(&issuer.source, source));
-        self.0.retain(|(source, fetcher)| {
+        self.keys.retain(|(source, fetcher)| {
             let named = is_named(source);
             if !named {
                 fetcher.abort();
@@ -41,10 +68,10 @@ impl Fetchers {
             named
         });
         for issuer in &snapshot.issuers {
-            if !self.0.iter().any(|(source, _)| Arc::ptr_eq(source, &issuer.source)) {
+            if !self.keys.iter().any(|(source, _)| Arc::ptr_eq(source, &issuer.source)) {
                 gate.recorder.metrics.know_issuer(&issuer.policy.url);
                 let fetcher = Arc::clone(&issuer.source).keep_fresh(Arc::clone(&gate.recorder));
-                self.0.push((Arc::clone(&issuer.source), tokio::spawn(fetcher)));
+                self.keys.push((Arc::clone(&issuer.source), tokio::spawn(fetcher)));
             }
         }
     }
@@ -185,6 +212,7 @@ pub fn take_over(control: &Control, config: Config, fetchers: &mut Fetchers) {
     fetchers.follow(gate, &snapshot);
     let generation = snapshot.generation;
     let before = gate.snapshot.swap(Arc::clone(&snapshot));
+    update_staleness(gate);
     for gone in before.issuers.iter().filter(|issuer| snapshot.issuer(&issuer.policy.url).is_none()) {
         gone.retire();
     }

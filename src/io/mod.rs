@@ -5,4 +5,5 @@ pub mod files;
 pub mod jwks;
 pub mod listener;
 pub mod pool;
+pub mod redis;
 pub mod upstream;

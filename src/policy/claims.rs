@@ -161,6 +161,16 @@ pub struct Facts {
     nbf: Option<f64>,
     pub claims: Map<String, Value>,
     converted: OnceLock<Converted>,
+    /// The token itself, where somebody has to name it later.
+    token: Option<Token>,
+}
+
+struct Token(Box<str>);
+
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// The claims as an expression sees them.
@@ -192,8 +202,18 @@ impl Facts {
             return Err(Reason::TokenMalformed);
         }
         let (exp, iat, nbf) = (time("exp")?, time("iat")?, time("nbf")?);
-        let facts = Self { at_jwt: jwt.is_at, exp, iat, nbf, claims, converted: OnceLock::new() };
+        let facts =
+            Self { at_jwt: jwt.is_at, exp, iat, nbf, claims, converted: OnceLock::new(), token: None };
         if facts.text("iss").is_none() { Err(Reason::TokenClaimMissing) } else { Ok(facts) }
+    }
+
+    /// Remembers the token that says all this.
+    pub fn keep(&mut self, token: &str) {
+        self.token = Some(Token(token.into()));
+    }
+
+    pub fn token(&self) -> Option<&str> {
+        self.token.as_ref().map(|token| token.0.as_ref())
     }
 
     fn text(&self, name: &str) -> Option<&str> {
@@ -226,7 +246,7 @@ impl Facts {
         self.text("preferred_username")
     }
 
-    fn is_for(&self, audiences: &[String]) -> bool {
+    pub fn is_for(&self, audiences: &[String]) -> bool {
         let named = |aud: &Value| aud.as_str().is_some_and(|aud| audiences.iter().any(|known| known == aud));
         match self.claims.get("aud") {
             Some(Value::Array(many)) => many.iter().any(named),

@@ -60,6 +60,16 @@ pub struct Jwt<'t> {
 
 /// Takes a token apart.
 pub fn parse(token: &str) -> Result<Jwt<'_>, Reason> {
+    parse_typed(token, "at+jwt")
+}
+
+/// Takes a logout token apart.
+pub fn parse_logout(token: &str) -> Result<Jwt<'_>, Reason> {
+    parse_typed(token, "logout+jwt").map(|jwt| Jwt { is_at: false, ..jwt })
+}
+
+/// Its header may name this type, JWT, or none (RFC 8725 §3.11).
+fn parse_typed<'t>(token: &'t str, special: &str) -> Result<Jwt<'t>, Reason> {
     const MALFORMED: Reason = Reason::TokenMalformed;
     if token.len() > MAX_TOKEN {
         return Err(MALFORMED);
@@ -82,7 +92,7 @@ pub fn parse(token: &str) -> Result<Jwt<'_>, Reason> {
             let typ = typ.to_ascii_lowercase();
             match typ.strip_prefix("application/").unwrap_or(&typ) {
                 "jwt" => false,
-                "at+jwt" => true,
+                typ if typ == special => true,
                 _ => return Err(Reason::TokenType),
             }
         }

@@ -12,6 +12,7 @@ pub mod expression;
 pub mod frame;
 pub mod headers;
 pub mod jwt;
+pub mod logout;
 pub mod origin;
 pub mod peer;
 pub mod profile;

@@ -24,6 +24,7 @@ use super::guest::{Guest, Who};
 use super::handshake::{self, Agreed, Outcome};
 use super::judge;
 use super::lifetime::Lifetime;
+use super::logout;
 use super::passing;
 use super::plan::Snapshot;
 use super::refuse::{self, close};
@@ -153,6 +154,9 @@ pub async fn upgrade(worker: &Worker, socket: IpAddr, head: &Parts, started: Ins
     if let (Ok(()), Err(reason)) = (may_go_on, request::check(head, &settings.hosts)) {
         return Answer { response: asked.malformed(reason), next: None };
     }
+    if logout::at(settings, head).is_some() {
+        return Answer { response: logout::other_method(), next: None };
+    }
     let mut pending = Pending { recorder: &gate.recorder, who: Some(who), started };
     let outcome = match (may_go_on, &mut pending.who) {
         (Ok(()), Some(who)) => {
@@ -237,6 +241,12 @@ async fn plain(
     let peer = worker.peer(settings, socket, head);
     let mut asked = Asked::new(worker, settings, head, &peer, started);
     let mut who = asked.who();
+    // Neither a drain nor what others of its address have done keeps a logout away.
+    if let (Some(logout), Ok(())) = (logout::at(settings, head), request::check(head, &settings.hosts)) {
+        let response = logout::answer(gate, &snapshot, logout, head, body, &who).await;
+        asked.record_request(&who, &response, None);
+        return response;
+    }
     let may_go_on = asked.may_go_on(&mut who);
     if let (Ok(()), Err(reason)) = (may_go_on, request::check(head, &settings.hosts)) {
         return asked.malformed(reason);
@@ -305,7 +315,7 @@ async fn judged(
     }
     let (kind, trace) = (Kind::Plain, &mut Trace::Off);
     let mut verdict = handshake::authenticate(snapshot, visit, kind, judged, who, trace).await?;
-    let revoked = handshake::check_revoked(gate, verdict.bearer.as_ref());
+    let revoked = handshake::check_revoked(gate, snapshot, verdict.bearer.as_ref()).await;
     if verdict.judged.leniency.apply(revoked)?.is_none() {
         verdict.bearer = None;
     }

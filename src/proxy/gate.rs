@@ -10,6 +10,7 @@ use crate::state::attempts::Attempts;
 use crate::state::blacklist::Blacklist;
 use crate::state::lifecycle::Lifecycle;
 use crate::state::permits::Permits;
+use crate::state::replays::Replays;
 use crate::state::sessions::Sessions;
 use crate::state::tally::Tally;
 use crate::telemetry::record::Recorder;
@@ -20,6 +21,8 @@ pub struct Gate {
     pub snapshot: ArcSwap<Snapshot>,
     pub sessions: Arc<Sessions<Guest>>,
     pub blacklist: Blacklist,
+    /// Logout tokens that were used.
+    pub logouts: Replays,
     pub attempts: Attempts,
     /// Sessions of addresses and of users, where they are limited.
     pub addresses: Arc<Tally>,
@@ -43,6 +46,7 @@ impl Gate {
             snapshot: ArcSwap::from_pointee(Snapshot::first(settings, secret)),
             sessions: Sessions::new(recorder.metrics.users.clone()),
             blacklist: Blacklist::new(max_entries, recorder.metrics.blacklist_entries.clone()),
+            logouts: Replays::default(),
             attempts: Attempts::default(),
             addresses: Tally::new(secret),
             users: Tally::new(secret),

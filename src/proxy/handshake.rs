@@ -16,7 +16,7 @@ use super::gate::Gate;
 use super::guest::{Guest, Who};
 use super::judge::{self, Judged};
 use super::places;
-use super::plan::{Auth, HttpToken, Plan, Snapshot};
+use super::plan::{Auth, HttpToken, OnStale, Plan, Snapshot};
 use super::refuse::switching;
 use super::visit::Visit;
 use crate::base::clock::Unix;
@@ -79,7 +79,11 @@ pub async fn verify(
         format!("signature: {algorithm}, kid {}", jwt.kid.as_deref().unwrap_or("missing"))
     };
     let (algorithm, key) = trace.step("issuer.algorithms issuer.jwks_uri", what, verified)?;
-    let facts = Arc::new(trace.step("", || "claims: their types".into(), Facts::of(jwt))?);
+    let mut facts = trace.step("", || "claims: their types".into(), Facts::of(jwt))?;
+    if snapshot.settings.needs_token() {
+        facts.keep(token);
+    }
+    let facts = Arc::new(facts);
     snapshot.verified.put(token, Verified { facts: Arc::clone(&facts), algorithm, key });
     Ok((facts, Arc::clone(issuer)))
 }
@@ -162,13 +166,25 @@ pub async fn authenticate(
     Ok(Verdict { judged, bearer, rewrite })
 }
 
-/// Whether the token, its session or its user is revoked, as far as is known.
-pub fn check_revoked(gate: &Gate, bearer: Option<&Bearer>) -> Result<(), Reason> {
+/// Whether the token, its session or its user is revoked, as far as is known; and if the backend has a
+/// blacklist of its own, by that.
+pub async fn check_revoked(gate: &Gate, snapshot: &Snapshot, bearer: Option<&Bearer>) -> Result<(), Reason> {
     let Some(bearer) = bearer else { return Ok(()) };
     if gate.blacklist.is_stale() {
         return Err(Reason::BlacklistUnavailable);
     }
-    gate.blacklist.check(&bearer.facts, Unix::now())
+    gate.blacklist.check(&bearer.facts, Unix::now())?;
+    let Some(shared) = snapshot.shared.as_ref().filter(|shared| shared.has_keys()) else { return Ok(()) };
+    match shared.look_up(&bearer.facts).await {
+        Ok(revoked) => revoked.map_or(Ok(()), Err),
+        Err(error) => {
+            gate.recorder.log.say(Level::Debug, "blacklist_not_asked", &error.to_string());
+            match snapshot.settings.blacklist.on_stale {
+                OnStale::RefuseNew => Err(Reason::BlacklistUnavailable),
+                OnStale::Allow => Ok(()),
+            }
+        }
+    }
 }
 
 fn delivery(plan: &Plan, kind: Kind) -> &Delivery {
@@ -289,7 +305,7 @@ async fn admit(
     if gate.lifecycle.refuses() {
         return Err(Reason::Draining);
     }
-    if leniency.apply(check_revoked(gate, verdict.bearer.as_ref()))?.is_none() {
+    if leniency.apply(check_revoked(gate, snapshot, verdict.bearer.as_ref()).await)?.is_none() {
         verdict.bearer = None;
     }
     Ok(Admitted { snapshot: Arc::clone(snapshot), verdict, registration })
@@ -313,11 +329,14 @@ pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who)
         who.address = peer.address;
     };
     let visit = Visit { peer: &peer, ..visit };
-    let admitted = admitted.and_then(|mut admitted| {
-        let judged = &mut admitted.verdict.judged;
-        judged.leniency.apply(places::of_user(gate, &judged.plan, &admitted.registration))?;
-        Ok(admitted)
-    });
+    let admitted = match admitted {
+        Ok(mut admitted) => {
+            let (judged, shared) = (&mut admitted.verdict.judged, admitted.snapshot.shared.as_ref());
+            let place = places::of_user(gate, shared, &judged.plan, &admitted.registration).await;
+            judged.leniency.apply(place).map(|_| admitted)
+        }
+        Err(reason) => Err(reason),
+    };
     gate.recorder.metrics.verdict_after(started.elapsed());
     let Admitted { snapshot, verdict, registration } = admitted?;
     if let Some(bearer) = verdict.bearer.as_ref().filter(|_| verdict.judged.leniency.first.is_none()) {

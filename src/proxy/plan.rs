@@ -9,6 +9,7 @@ use crate::base::section::Section;
 use crate::base::value::{Count, Rate, Span, words};
 use crate::io::dial::Endpoint;
 use crate::io::jwks::Issuer;
+use crate::io::redis::{RedisSettings, Shared};
 use crate::io::upstream::UpstreamSettings;
 use crate::policy::carrier::TokenPolicy;
 use crate::policy::claims::IssuerPolicy;
@@ -16,6 +17,7 @@ use crate::policy::cors::CorsPolicy;
 use crate::policy::csp::CspPolicy;
 use crate::policy::frame::FrameLimits;
 use crate::policy::headers::{IdentityPolicy, Owned};
+use crate::policy::logout::LogoutSettings;
 use crate::policy::origin::OriginPolicy;
 use crate::policy::peer::{Networks, Peer};
 use crate::policy::route::Routes;
@@ -89,13 +91,13 @@ words! {
 /// A limit on sessions that share something. They are counted together by what set the limit: the
 /// root's over all routes that inherit it, a route's own on that route.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shared {
+pub struct Common {
     pub limit: Option<u32>,
     /// The path of the route whose limit it is; empty = the root's.
     pub scope: String,
 }
 
-impl Shared {
+impl Common {
     fn read(section: &Section<'_>, key: &str, inherited: &Self, scope: &str) -> Self {
         let scope = if section.has(key) { scope.to_owned() } else { inherited.scope.clone() };
         let limit = section.get(key, inherited.limit.map(Count)).map(|count| count.0);
@@ -106,14 +108,14 @@ impl Shared {
 /// `[limits]` on how many sessions there are, as far as routes may have their own.
 #[derive(Clone, Debug)]
 pub struct SessionLimits {
-    pub per_address: Shared,
-    pub per_user: Shared,
+    pub per_address: Common,
+    pub per_user: Common,
     pub on_user_limit: OnUserLimit,
 }
 
 impl Default for SessionLimits {
     fn default() -> Self {
-        let (per_address, per_user) = (Shared::default(), Shared::default());
+        let (per_address, per_user) = (Common::default(), Common::default());
         Self { per_address, per_user, on_user_limit: OnUserLimit::Refuse }
     }
 }
@@ -122,8 +124,8 @@ impl SessionLimits {
     /// Reads the section of the route with this path, or with an empty one the root's.
     pub fn read(section: &Section<'_>, inherited: &Self, scope: &str) -> Self {
         Self {
-            per_address: Shared::read(section, "sessions_per_address", &inherited.per_address, scope),
-            per_user: Shared::read(section, "sessions_per_user", &inherited.per_user, scope),
+            per_address: Common::read(section, "sessions_per_address", &inherited.per_address, scope),
+            per_user: Common::read(section, "sessions_per_user", &inherited.per_user, scope),
             on_user_limit: section.get("on_user_limit", inherited.on_user_limit),
         }
     }
@@ -154,13 +156,23 @@ pub struct BlacklistSettings {
     pub retention: Duration,
     pub max_entries: u32,
     pub file: Option<String>,
+    pub redis: Option<RedisSettings>,
+    pub backchannel_logout: Option<LogoutSettings>,
     pub on_stale: OnStale,
     pub stale_after: Option<Duration>,
 }
 
 impl BlacklistSettings {
     pub fn read(section: &Section<'_>) -> Self {
+        let (redis, logout) = (section.section("redis"), section.section("backchannel_logout"));
+        let redis = redis.is_given().then(|| RedisSettings::read(&redis)).flatten();
+        let backchannel_logout = logout.is_given().then(|| LogoutSettings::read(&logout)).flatten();
+        if backchannel_logout.is_some() && redis.is_none() {
+            section.warning("backchannel_logout", "without [blacklist] redis a logout closes the sockets of the one replica that hears of it, and is forgotten when that restarts; write redis = { url = \"redis://…\" }");
+        }
         Self {
+            redis,
+            backchannel_logout,
             retention: section.get("retention", Span(Duration::from_secs(86_400))).0,
             max_entries: section.get("max_entries", Count(1_000_000)).0,
             file: section.optional("file"),
@@ -247,6 +259,11 @@ impl Settings {
         (!is_proxy).then_some(peer.address)
     }
 
+    /// Whether tokens have to be remembered as they are.
+    pub fn needs_token(&self) -> bool {
+        self.blacklist.redis.as_ref().is_some_and(RedisSettings::needs_token)
+    }
+
     /// The backends that it names.
     pub fn upstream_ids(&self) -> Vec<u64> {
         self.routes.values().chain([&self.unmatched]).map(|plan| plan.upstream.id).collect()
@@ -261,6 +278,8 @@ pub struct Snapshot {
     pub settings: Settings,
     pub issuers: Vec<Arc<Issuer>>,
     pub verified: Arc<VerifiedTokens>,
+    /// What the replicas share; `None` = there is one alone.
+    pub shared: Option<Arc<Shared>>,
 }
 
 impl Snapshot {
@@ -268,7 +287,8 @@ impl Snapshot {
     pub fn first(settings: Settings, secret: [u8; 16]) -> Self {
         let issuers = settings.issuers.iter().cloned().map(Issuer::new).collect();
         let verified = Arc::new(VerifiedTokens::new(settings.token_cache, secret));
-        Self { generation: 0, settings, issuers, verified }
+        let shared = settings.blacklist.redis.as_ref().and_then(Shared::new);
+        Self { generation: 0, settings, issuers, verified, shared }
     }
 
     /// What takes its place; keys and verified tokens are kept.
@@ -278,12 +298,20 @@ impl Snapshot {
             None => Issuer::new(policy.clone()),
         };
         let issuers = settings.issuers.iter().map(issuer).collect();
-        let verified = if settings.token_cache == self.settings.token_cache {
+        let redis = settings.blacklist.redis.as_ref();
+        let shared = match &self.shared {
+            Some(shared) => redis.and_then(|redis| shared.succeeded_by(redis)),
+            None => redis.and_then(Shared::new),
+        };
+        // What was verified before may lack the token that a key is made of.
+        let same = settings.token_cache == self.settings.token_cache
+            && settings.needs_token() == self.settings.needs_token();
+        let verified = if same {
             Arc::clone(&self.verified)
         } else {
             Arc::new(self.verified.emptied(settings.token_cache))
         };
-        Self { generation: self.generation + 1, settings, issuers, verified }
+        Self { generation: self.generation + 1, settings, issuers, verified, shared }
     }
 
     /// The issuer that `iss` names.

@@ -1,7 +1,7 @@
 //! What is revoked. Readers look up a handful of hashes; `state::revocation` is the only writer.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -84,6 +84,12 @@ impl Table {
         self.index.find(spread(hash), is_it).map(|slot| slot.position)
     }
 
+    /// Where the one of this name is.
+    fn position(&self, id: u128) -> Option<u32> {
+        let is_it = |slot: &Slot| self.entry(slot.position).is_some_and(|entry| self.id_of(entry) == id);
+        self.index.find(spread(short(id)), is_it).map(|slot| slot.position)
+    }
+
     fn len(&self) -> usize {
         self.index.len()
     }
@@ -148,7 +154,28 @@ pub struct Blacklist {
     max_entries: AtomicU32,
     gauge: Gauge,
     round: AtomicU64,
-    stale: AtomicBool,
+    /// One bit for each feed.
+    stale: AtomicU8,
+}
+
+/// Where revocations come from that nobody has posted here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Feed {
+    File = 1,
+    Redis = 2,
+}
+
+impl Feed {
+    pub const ALL: [Self; 2] = [Self::File, Self::Redis];
+
+    /// Its name in metrics and messages.
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::File => "file",
+            Self::Redis => "redis",
+        }
+    }
 }
 
 /// There is no room for another one, and none is ever pushed out.
@@ -182,7 +209,7 @@ impl Blacklist {
             max_entries: max_entries.into(),
             gauge,
             round: AtomicU64::new(0),
-            stale: AtomicBool::new(false),
+            stale: AtomicU8::new(0),
         }
     }
 
@@ -204,11 +231,21 @@ impl Blacklist {
 
     /// Whether a feed has been out of touch for too long to let anybody in.
     pub fn is_stale(&self) -> bool {
-        self.stale.load(Ordering::Acquire)
+        self.stale.load(Ordering::Acquire) != 0
     }
 
-    pub fn set_stale(&self, stale: bool) {
-        self.stale.store(stale, Ordering::Release);
+    /// Which feeds those are.
+    pub fn stale(&self) -> Vec<Feed> {
+        let stale = self.stale.load(Ordering::Acquire);
+        Feed::ALL.into_iter().filter(|feed| stale & *feed as u8 != 0).collect()
+    }
+
+    pub fn set_stale(&self, feed: Feed, stale: bool) {
+        if stale {
+            self.stale.fetch_or(feed as u8, Ordering::AcqRel);
+        } else {
+            self.stale.fetch_and(!(feed as u8), Ordering::AcqRel);
+        }
     }
 
     /// Whether this token, its session or its user is revoked.
@@ -278,8 +315,7 @@ impl Blacklist {
     pub(super) fn withdraw(&self, id: &str) -> Option<bool> {
         let id = u128::from_str_radix(id, 16).ok()?;
         let mut table = self.write();
-        let is_it = |slot: &Slot| table.entry(slot.position).is_some_and(|entry| table.id_of(entry) == id);
-        let position = table.index.find(spread(short(id)), is_it)?.position;
+        let position = table.position(id)?;
         let entry = table.entry_mut(position)?;
         entry.expires = 0;
         if entry.round != 0 {
@@ -288,6 +324,14 @@ impl Blacklist {
         table.remove(position);
         self.count(&table);
         Some(true)
+    }
+
+    /// Until when somebody has asked for it to hold.
+    pub fn asked_until(&self, id: &str) -> Option<Unix> {
+        let id = u128::from_str_radix(id, 16).ok()?;
+        let table = self.read();
+        let entry = table.entry(table.position(id)?)?;
+        Some(Unix(Duration::from_secs(entry.expires.into())))
     }
 
     /// For so many entries at once: a table that grows step by step leaves its old ones behind, half as large
@@ -359,6 +403,18 @@ impl Blacklist {
         const AT_ONCE: u32 = 4096;
         let len = u32::try_from(self.read().entries.len()).unwrap_or(u32::MAX);
         (0..len.div_ceil(AT_ONCE)).map(move |n| n * AT_ONCE..len.min((n + 1) * AT_ONCE))
+    }
+
+    /// Calls `each` with all that somebody asked for and that holds, a part at a time.
+    pub fn asked_for(&self, now: Unix, mut each: impl FnMut(Listed)) {
+        for positions in self.parts() {
+            let table = self.read();
+            let entries = positions.filter_map(|position| table.entry(position));
+            for entry in entries.filter(|entry| u64::from(entry.expires) > now.0.as_secs()) {
+                let expires = Some(Unix(Duration::from_secs(entry.expires.into())));
+                each(Listed { expires, ..listed(&table, entry) });
+            }
+        }
     }
 
     fn count(&self, table: &Table) {

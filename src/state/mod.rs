@@ -6,6 +6,7 @@ pub mod keyring;
 pub mod lifecycle;
 pub mod naming;
 pub mod permits;
+pub mod replays;
 pub mod revocation;
 pub mod sessions;
 pub mod tally;

@@ -2,6 +2,7 @@
 
 use std::hash::Hasher as _;
 
+use aws_lc_rs::digest;
 use siphasher::sip128::{Hasher128, SipHasher24};
 
 use crate::policy::revocation::Kind;
@@ -24,6 +25,19 @@ pub fn short(id: u128) -> u32 {
 /// For a table that reads both ends of a hash.
 pub fn spread(hash: u32) -> u64 {
     u64::from(hash) << 32 | u64::from(hash)
+}
+
+/// Name of a user under the limit that `scope` has set: the same on every replica, and no two can be made to
+/// collide.
+pub fn user(scope: &str, iss: &str, sub: &str) -> u128 {
+    let mut hash = digest::Context::new(&digest::SHA256);
+    for part in [scope, iss, sub] {
+        hash.update(&(part.len() as u64).to_le_bytes());
+        hash.update(part.as_bytes());
+    }
+    let mut name = [0; 16];
+    name.iter_mut().zip(hash.finish().as_ref()).for_each(|(to, from)| *to = *from);
+    u128::from_be_bytes(name)
 }
 
 /// As operators see it.

@@ -21,11 +21,21 @@ pub struct Revoked {
     pub shadowed: usize,
 }
 
-/// What a reading of the file has done.
+/// What another replica was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Foreign<'a> {
+    pub selector: &'a Selector,
+    pub expires: Unix,
+    pub note: Option<&'a str>,
+    /// When it was asked.
+    pub since: Unix,
+}
+
+/// What taking over many at once has done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FileRead {
+pub struct Read {
     pub entries: usize,
-    /// Lines beyond `max_entries`.
+    /// Those beyond `max_entries`.
     pub full: usize,
     pub closed: usize,
     /// Why sessions on routes in shadow mode would have been closed.
@@ -46,6 +56,43 @@ pub fn revoke<T: Subject>(
     Ok(Revoked { listed, known, closed, shadowed })
 }
 
+/// Takes over what another replica was asked for, at `since`. `None` = it was known.
+pub fn take_over<T: Subject>(
+    blacklist: &Blacklist,
+    sessions: &Sessions<T>,
+    one: &Foreign<'_>,
+    now: Unix,
+) -> Result<Option<Revoked>, Full> {
+    let (listed, known) = blacklist.post(one.selector, one.expires, one.note, now)?;
+    if known {
+        return Ok(None);
+    }
+    let (closed, shadowed) = end(sessions, one.selector, one.since);
+    Ok(Some(Revoked { listed, known, closed, shadowed }))
+}
+
+/// As [`take_over`] for many: one look at each session is cheaper than a search for each of them. How many
+/// are new, how many did not fit, and what it has done to sessions.
+pub fn take_over_all<T: Subject>(
+    blacklist: &Blacklist,
+    sessions: &Sessions<T>,
+    all: &[Foreign<'_>],
+    now: Unix,
+) -> Read {
+    let mut read = Read::default();
+    for one in all {
+        match blacklist.post(one.selector, one.expires, one.note, now) {
+            Ok((_, known)) => read.entries += usize::from(!known),
+            Err(Full) => read.full += 1,
+        }
+    }
+    if read.entries > 0 {
+        let since = all.iter().map(|one| one.since).min().unwrap_or(now);
+        end_all(blacklist, sessions, &mut read, since, now);
+    }
+    read
+}
+
 /// Takes a revocation back: `None` = there is none, `Some(false)` = the file says so too.
 pub fn withdraw(blacklist: &Blacklist, id: &str) -> Option<bool> {
     blacklist.withdraw(id)
@@ -59,7 +106,7 @@ pub fn replace_file<T: Subject, L: Iterator<Item = Selector>, E>(
     lines: impl Fn() -> L,
     is_whole: impl Fn() -> Result<(), E>,
     now: Unix,
-) -> Result<FileRead, E> {
+) -> Result<Read, E> {
     let round = blacklist.begin_round();
     let (mut read, mut any_new) = read_lines(blacklist, lines(), round);
     let mut whole = is_whole();
@@ -73,25 +120,43 @@ pub fn replace_file<T: Subject, L: Iterator<Item = Selector>, E>(
         whole = is_whole();
     }
     if any_new {
-        // One look at each session is cheaper than a search for each line.
-        let revoked = |entry: &Entry<T>| blacklist.check(&*entry.subject.facts()?, now).err();
-        for entry in sessions.matching(|entry| revoked(entry).is_some()) {
-            let Some(reason) = revoked(&entry) else { continue };
-            if entry.subject.is_shadow() {
-                entry.subject.note(reason);
-                read.shadowed.push(reason);
-            } else {
-                read.closed += usize::from(entry.switch.end(reason, now));
-            }
-        }
+        end_all(blacklist, sessions, &mut read, now, now);
     }
     whole.map(|()| read)
 }
 
-fn read_lines(blacklist: &Blacklist, lines: impl Iterator<Item = Selector>, round: u8) -> (FileRead, bool) {
+/// Ends all that are revoked by now.
+fn end_all<T: Subject>(
+    blacklist: &Blacklist,
+    sessions: &Sessions<T>,
+    read: &mut Read,
+    since: Unix,
+    now: Unix,
+) {
+    let revoked = |entry: &Entry<T>| blacklist.check(&*entry.subject.facts()?, now).err();
+    for entry in sessions.matching(|entry| revoked(entry).is_some()) {
+        let Some(reason) = revoked(&entry) else { continue };
+        if end_one(&entry, reason, since) {
+            read.closed += 1;
+        } else if entry.subject.is_shadow() {
+            read.shadowed.push(reason);
+        }
+    }
+}
+
+/// Ends a session, or notes what would have ended it: `true` = it was this.
+pub fn end_one<T: Subject>(entry: &Entry<T>, reason: Reason, since: Unix) -> bool {
+    if entry.subject.is_shadow() {
+        entry.subject.note(reason);
+        return false;
+    }
+    entry.switch.end(reason, since)
+}
+
+fn read_lines(blacklist: &Blacklist, lines: impl Iterator<Item = Selector>, round: u8) -> (Read, bool) {
     /// Readers wait for no more lines than these.
     const AT_ONCE: usize = 1024;
-    let (mut read, mut any_new) = (FileRead::default(), false);
+    let (mut read, mut any_new) = (Read::default(), false);
     let mut chunk = Vec::with_capacity(AT_ONCE);
     let mut lines = lines.peekable();
     while lines.peek().is_some() {
@@ -106,18 +171,15 @@ fn read_lines(blacklist: &Blacklist, lines: impl Iterator<Item = Selector>, roun
 }
 
 /// Ends whoever is named; how many, and how many are only noted.
-fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, now: Unix) -> (usize, usize) {
+fn end<T: Subject>(sessions: &Sessions<T>, selector: &Selector, since: Unix) -> (usize, usize) {
     let named = |entry: &Entry<T>| entry.subject.facts().is_some_and(|facts| selector.matches(&facts));
     let named: Vec<Arc<Entry<T>>> = match selector.kind {
         Kind::Sub | Kind::SubBefore => sessions.of_user(&selector.iss, &selector.value, named),
         Kind::Jti | Kind::Sid | Kind::Before => sessions.matching(named),
     };
-    let (shadowed, live): (Vec<_>, Vec<_>) = named.into_iter().partition(|entry| entry.subject.is_shadow());
-    for entry in &shadowed {
-        entry.subject.note(selector.kind.reason());
-    }
-    let closed = live.iter().filter(|entry| entry.switch.end(selector.kind.reason(), now)).count();
-    (closed, shadowed.len())
+    let shadowed = named.iter().filter(|entry| entry.subject.is_shadow()).count();
+    let closed = named.iter().filter(|entry| end_one(entry, selector.kind.reason(), since)).count();
+    (closed, shadowed)
 }
 
 #[cfg(test)]

@@ -118,9 +118,20 @@ impl<T> Entry<T> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Ends for a newer session of its user, and frees the place at once.
+    fn give_way(&self) {
+        self.switch.end(Reason::UserSessionsExceeded, Unix::now());
+        self.places().user = None;
+    }
+
     /// Takes a user's place along.
     pub fn hold(&self, place: Place) {
         self.places().user = Some(place);
+    }
+
+    /// The key of the user whose place it holds.
+    pub fn user_key(&self) -> Option<u128> {
+        self.places().user.as_ref().map(Place::key)
     }
 }
 
@@ -213,14 +224,16 @@ impl<T: Subject> Sessions<T> {
 
     /// Ends the oldest session of a user that holds a place under this key, and frees the place at once.
     pub fn displace_oldest(&self, iss: &str, sub: &str, key: u128) -> bool {
-        let holds = |entry: &Entry<T>| {
-            !entry.subject.is_shadow() && entry.places().user.as_ref().is_some_and(|p| p.key() == key)
-        };
+        let holds = |entry: &Entry<T>| !entry.subject.is_shadow() && entry.user_key() == Some(key);
         let oldest = self.of_user(iss, sub, holds).into_iter().min_by_key(|entry| entry.id);
         let Some(oldest) = oldest else { return false };
-        oldest.switch.end(Reason::UserSessionsExceeded, Unix::now());
-        oldest.places().user = None;
+        oldest.give_way();
         true
+    }
+
+    /// As [`Self::displace_oldest`], by its id.
+    pub fn displace(&self, id: u64) {
+        self.matching(|entry| entry.id == id).iter().for_each(|entry| entry.give_way());
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::array;
 use std::collections::HashMap;
+use std::fmt::Debug;
 use std::hash::Hasher;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -51,7 +52,7 @@ impl Tally {
             return None;
         }
         held.insert(key, taken + 1);
-        Some(Place(Box::new(Taken { tally: Arc::clone(self), key })))
+        Some(Place(Box::new(Taken { tally: Arc::clone(self), key, along: None })))
     }
 
     /// Keys with at least one place taken.
@@ -72,11 +73,22 @@ pub struct Place(Box<Taken>);
 struct Taken {
     tally: Arc<Tally>,
     key: u128,
+    /// What else is given back with the place.
+    along: Option<Box<dyn Along>>,
 }
+
+/// Something that is given back together with a place, by being dropped.
+pub trait Along: Debug + Send + Sync {}
 
 impl Place {
     pub fn key(&self) -> u128 {
         self.0.key
+    }
+
+    /// Takes something along.
+    pub fn with(mut self, along: impl Along + 'static) -> Self {
+        self.0.along = Some(Box::new(along));
+        self
     }
 }
 

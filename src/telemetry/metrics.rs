@@ -88,6 +88,7 @@ pub struct Metrics {
     extensions: Family<One<1>, Counter>,
     pub tracked_addresses: Gauge,
     pub forwarded_ignored: Counter,
+    pub limits_alone: Counter,
     pub paused_for_files: Counter,
     pub paused_for_connections: Counter,
     reloads: Family<One<1>, Counter>,
@@ -162,6 +163,11 @@ impl Metrics {
             counter(r, "blacklist_rejected", "Revocations for which max_entries left no room");
         let forwarded_ignored =
             counter(r, "forwarded_ignored", "Requests whose X-Forwarded-* came from no trusted proxy");
+        let limits_alone = counter(
+            r,
+            "limit_alone",
+            "Sessions of users counted on this replica alone, for Redis was out of touch",
+        );
         let missed_pongs =
             counter(r, "websocket_missed_pongs", "Pings of the gate that no byte has answered in time");
         let extensions = Family::default();
@@ -236,6 +242,7 @@ impl Metrics {
             },
             tracked_addresses,
             forwarded_ignored,
+            limits_alone,
             paused_for_files: of(&pauses, "cause", "files"),
             paused_for_connections: of(&pauses, "cause", "connections"),
             reloads: {

@@ -15,3 +15,4 @@ mod harness;
 mod operating;
 mod policies;
 mod sessions;
+mod sharing;

@@ -3,7 +3,7 @@
 
 mod access;
 mod closing;
-mod desk;
+pub mod desk;
 mod expiring;
 mod feed;
 mod feed_lost;

@@ -59,7 +59,7 @@ async fn dispatch(control: &Arc<Control>, asker: Asker, request: Request<Incomin
         (&Method::DELETE, path) => match path.strip_prefix("/revocations/") {
             Some(id) => {
                 parameters(query, &[])?;
-                revocations::withdraw(gate, asker, id)
+                revocations::withdraw(gate, asker, id).await
             }
             None => Err(Wrong(StatusCode::METHOD_NOT_ALLOWED, ALL.into())),
         },

@@ -11,12 +11,14 @@ use super::super::answer::{Answer, Asker, json_answer};
 use super::asked::{Wrong, bad, by, page_size, parameters};
 use crate::base::clock::Unix;
 use crate::base::value::{Raw, Span, Value as _, quoted};
+use crate::io::redis::stream::News;
 use crate::policy::jwt::object_of;
 use crate::policy::revocation::{Kind, Selector};
 use crate::proxy::gate::Gate;
+use crate::proxy::revoking::{Done, revoke};
 use crate::state::blacklist::Listed;
 use crate::state::revocation;
-use crate::telemetry::logging::{Level, Line};
+use crate::telemetry::logging::Level;
 
 /// Longest body of a request.
 const MAX_BODY: usize = 16 * 1024;
@@ -73,48 +75,24 @@ pub async fn post(gate: &Gate, from: Asker, body: Incoming) -> Result<Answer, Wr
     if note.is_some_and(|note| note.len() > MAX_NOTE) {
         return Err(bad(format!("reason; accepted: at most {MAX_NOTE} bytes")));
     }
-    let expires = Unix(now.0 + ttl);
-    let revoked = revocation::revoke(&gate.blacklist, &gate.sessions, &selector, expires, note, now)
-        .map_err(|_| {
-            gate.recorder.metrics.blacklist_rejected.inc();
-            let detail = "[blacklist] max_entries is reached: raise it, or revoke users instead of tokens";
-            Wrong(StatusCode::INSUFFICIENT_STORAGE, detail.into())
-        })?;
-    if let Some(line) = gate.recorder.log.line(Level::Info, "revocation") {
-        let line = line.text("reason", selector.kind.reason().label());
-        named(by(line, from), &revoked.listed)
-            .maybe("note", note)
-            .number("closed", revoked.closed as u64)
-            .number("would_close", revoked.shadowed as u64)
-            .write();
-    }
-    for _ in 0..revoked.shadowed {
-        gate.recorder.would_refuse(selector.kind.reason());
-    }
+    let done = revoke(gate, &selector, Unix(now.0 + ttl), note, now, |line| by(line, from)).await;
+    let Done { revoked, shared } = done.map_err(|_| {
+        let detail = "[blacklist] max_entries is reached: raise it, or revoke users instead of tokens";
+        Wrong(StatusCode::INSUFFICIENT_STORAGE, detail.into())
+    })?;
     let status = if revoked.known { StatusCode::OK } else { StatusCode::CREATED };
     let body = json!({
         "id": revoked.listed.id,
         "revocation": told(&revoked.listed),
         "closed": revoked.closed,
-        "scope": "replica",
-        "durable": false,
+        "scope": if shared { "shared" } else { "replica" },
+        "durable": shared,
     });
     Ok(json_answer(status, &body))
 }
 
-fn named<'l>(line: Line<'l>, listed: &Listed) -> Line<'l> {
-    let selector = &listed.selector;
-    let moment = selector.issued_before.map(|moment| moment.to_string());
-    let value = (selector.kind != Kind::Before).then_some(selector.value.as_str());
-    line.text("id", &listed.id)
-        .maybe(selector.kind.claim(), value)
-        .maybe("issued_before", moment.as_deref())
-        .text("iss", &selector.iss)
-        .maybe("expires_at", listed.expires.map(|moment| moment.to_string()).as_deref())
-}
-
-pub fn withdraw(gate: &Gate, asker: Asker, id: &str) -> Result<Answer, Wrong> {
-    match revocation::withdraw(&gate.blacklist, id) {
+pub async fn withdraw(gate: &Gate, asker: Asker, id: &str) -> Result<Answer, Wrong> {
+    match withdrawn(gate, id).await? {
         None => Err(Wrong(StatusCode::NOT_FOUND, "there is no such revocation".into())),
         Some(false) => Err(Wrong(
             StatusCode::CONFLICT,
@@ -127,6 +105,24 @@ pub fn withdraw(gate: &Gate, asker: Asker, id: &str) -> Result<Answer, Wrong> {
             Ok(json_answer(StatusCode::NO_CONTENT, &Value::Null).map(|_| http_body_util::Full::default()))
         }
     }
+}
+
+/// Takes it back on all replicas, or on none: one that still has it would tell it to the others again.
+async fn withdrawn(gate: &Gate, id: &str) -> Result<Option<bool>, Wrong> {
+    let shared = gate.snapshot.load().shared.clone();
+    let now = Unix::now();
+    if let Some(shared) = shared
+        && let Some(expires) = gate.blacklist.asked_until(id).filter(|expires| *expires > now)
+    {
+        let news = News::Withdrawn { id: id.to_owned() };
+        shared.tell(&news, expires.0.saturating_sub(now.0)).await.map_err(|error| {
+            Wrong(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("[blacklist] redis: {error}; the revocation holds: try again when Redis is back"),
+            )
+        })?;
+    }
+    Ok(revocation::withdraw(&gate.blacklist, id))
 }
 
 fn text<'v>(asked: &'v Map<String, Value>, name: &str) -> Result<Option<&'v str>, Wrong> {

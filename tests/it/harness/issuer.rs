@@ -129,12 +129,17 @@ struct Shared {
     gone: AtomicBool,
 }
 
-/// An issuer with one ES256 key, `key`, until told otherwise.
+/// An issuer with one ES256 key, `key`, until told otherwise. Clones are one and the same.
+#[derive(Clone)]
 pub struct Issuer {
     pub key: Key,
     pub address: SocketAddr,
     shared: Arc<Shared>,
+    _serving: Arc<Serving>,
 }
+
+/// Serves until it is dropped.
+struct Serving(SocketAddr, Arc<Shared>);
 
 impl Issuer {
     pub fn start() -> Self {
@@ -161,7 +166,8 @@ impl Issuer {
                 std::thread::spawn(move || serve(stream.unwrap(), &serving));
             }
         });
-        Self { key, address, shared }
+        let serving = Arc::new(Serving(address, Arc::clone(&shared)));
+        Self { key, address, shared, _serving: serving }
     }
 
     /// The `iss` of its tokens.
@@ -219,10 +225,10 @@ impl Issuer {
     }
 }
 
-impl Drop for Issuer {
+impl Drop for Serving {
     fn drop(&mut self) {
-        self.shared.gone.store(true, Ordering::SeqCst);
-        drop(TcpStream::connect(self.address));
+        self.1.gone.store(true, Ordering::SeqCst);
+        drop(TcpStream::connect(self.0));
     }
 }
 

@@ -79,7 +79,8 @@ fn a_session_is_told_with_all_that_is_known_of_it() {
     for _ in 0..3 {
         live.assert_echo();
     }
-    let row = eventually("the messages", || Some(only(&desk)).filter(|row| row["sent"]["bytes"] == 6 + 3 * 7));
+    let row =
+        eventually("the messages", || Some(only(&desk)).filter(|row| row["sent"]["bytes"] == 6 + 3 * 7));
     assert_eq!(row["received"], json!({"messages": 3, "bytes": 10 + 3 * 11}));
     assert_eq!(row["sent"], json!({"messages": 3, "bytes": 6 + 3 * 7}));
     let last = millis(&row["last_data_at"]);

@@ -1,0 +1,168 @@
+//! The server is killed, paused, restarted empty, throws things out, is full, has another password.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tokio::time::Instant;
+
+use super::super::harness::{Config, Handshake, Issuer, eventually};
+use super::replicas::{await_entries, await_loss, await_touch, lonely, reach, replica, two};
+use super::server::{Redis, a_while};
+
+fn impatient(config: Config) -> Config {
+    config.set("blacklist.stale_after", "'1s'")
+}
+
+#[test]
+fn killed_what_is_known_holds_and_what_is_posted_holds_here() {
+    let mut redis = Redis::start();
+    let (a, b) = two(&redis.url());
+    a.revoked(&json!({"sub": "alice"}));
+    await_entries(&b, 1);
+    redis.kill();
+    await_loss(&a);
+    await_loss(&b);
+    for desk in [&a, &b] {
+        desk.assert_unwelcome(&desk.token_of("alice"), "user_revoked");
+        desk.assert_welcome(&desk.token_of("carol"));
+    }
+    let live = a.open(&a.token_of("bob"));
+    let asked = Instant::now();
+    let said = a.revoked(&json!({"sub": "bob"}));
+    assert!(asked.elapsed() < Duration::from_secs(1), "nobody waits for who is away: {:?}", asked.elapsed());
+    assert_eq!(reach(&said), ("replica", false), "{said}");
+    live.assert_closed(&a, 4003, "user_revoked");
+    assert_eq!(a.lines("revocation_not_shared").len(), 1);
+    assert_eq!(a.lines("blacklist_redis_lost").len(), 1, "once, not at each attempt");
+    b.assert_welcome(&b.token_of("bob"));
+    // It comes back empty: all that still holds is told again, and by one of them.
+    redis.restart();
+    await_entries(&b, 2);
+    b.assert_unwelcome(&b.token_of("bob"), "user_revoked");
+    eventually("both entries in the stream", || {
+        (redis.say(&["XLEN", "sidegate:{v1}:revocations"]) == "2").then_some(())
+    });
+    let c = replica(&a.issuer, &redis.url(), "", |config| config);
+    await_entries(&c, 2);
+    assert_eq!(reach(&c.revoked(&json!({"sub": "dave"}))), ("shared", true));
+    await_entries(&a, 3);
+}
+
+#[test]
+fn out_of_touch_for_too_long_nobody_new_is_let_in() {
+    let mut redis = Redis::start();
+    let issuer = Issuer::start();
+    let strict = replica(&issuer, &redis.url(), "", impatient);
+    let lenient =
+        replica(&issuer, &redis.url(), "", |config| impatient(config).set("blacklist.on_stale", "'allow'"));
+    let mut live = strict.open(&strict.token_of("alice"));
+    redis.kill();
+    let handshake = || Handshake::to("/ws/").bearer(&strict.token_of("bob"));
+    let refused = (503, "blacklist_unavailable".to_owned());
+    eventually("it to be stale", || (strict.gate.upgrade(&handshake()).1.status == 503).then_some(()));
+    assert_eq!(strict.gate.refusal(&handshake()), refused);
+    live.assert_echo();
+    let ready = strict.ask("GET /readyz");
+    assert_eq!(ready.status, 503);
+    assert!(ready.body.contains("[blacklist] redis"), "{ready:?}");
+    lenient.assert_welcome(&lenient.token_of("bob"));
+    assert_eq!(lenient.ask("GET /readyz").status, 200);
+    redis.restart();
+    await_touch(&strict);
+    eventually("it to be fresh again", || (strict.plain(&strict.token_of("bob")).0 == 200).then_some(()));
+    assert_eq!(strict.ask("GET /readyz").status, 200);
+}
+
+#[test]
+fn never_in_touch_is_stale_from_the_start() {
+    let issuer = Issuer::start();
+    let url = format!("redis://127.0.0.1:{}", super::server::port());
+    let desk = lonely(&issuer, &url, "", |config| config);
+    let handshake = Handshake::to("/ws/").bearer(&desk.token_of("alice"));
+    assert_eq!(desk.gate.refusal(&handshake), (503, "blacklist_unavailable".into()));
+    assert_eq!(desk.ask("GET /readyz").status, 503);
+    assert_eq!(desk.gate.logged("blacklist_redis_lost")["level"], "warn");
+    let lenient = lonely(&issuer, &url, "", |config| config.set("blacklist.on_stale", "'allow'"));
+    lenient.assert_welcome(&lenient.token_of("alice"));
+}
+
+#[test]
+fn paused_it_is_noticed_and_afterwards_all_is_caught_up() {
+    let redis = Redis::start();
+    let (a, b) = two(&redis.url());
+    redis.pause();
+    let asked = Instant::now();
+    let said = a.revoked(&json!({"sub": "alice"}));
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
+    assert_eq!(reach(&said), ("replica", false));
+    a.assert_unwelcome(&a.token_of("alice"), "user_revoked");
+    b.assert_welcome(&b.token_of("alice"));
+    redis.resume();
+    await_entries(&b, 1);
+    b.assert_unwelcome(&b.token_of("alice"), "user_revoked");
+    // What was asked twice, before and after, is one.
+    a_while();
+    assert_eq!(a.get("/revocations")["total"], 1);
+}
+
+#[test]
+fn thrown_out_the_stream_is_told_again() {
+    let redis = Redis::start();
+    let (a, b) = two(&redis.url());
+    a.revoked(&json!({"sub": "alice"}));
+    b.revoked(&json!({"jti": "x"}));
+    await_entries(&a, 2);
+    // As an eviction does it.
+    assert_eq!(redis.say(&["DEL", "sidegate:{v1}:revocations"]), "1");
+    a.revoked(&json!({"jti": "y"}));
+    let since = Instant::now();
+    while redis.say(&["XLEN", "sidegate:{v1}:revocations"]) != "3" {
+        assert!(since.elapsed() < Duration::from_secs(12), "not told again");
+        a_while();
+    }
+    let c = replica(&a.issuer, &redis.url(), "", |config| config);
+    await_entries(&c, 3);
+}
+
+#[test]
+fn who_may_throw_out_is_warned_of() {
+    let redis = Redis::with(&["--maxmemory", "50mb", "--maxmemory-policy", "allkeys-lru"]);
+    let desk = replica(&Issuer::start(), &redis.url(), "", |config| config);
+    let line = desk.gate.logged("blacklist_redis_may_evict");
+    assert!(line["message"].as_str().unwrap().contains("allkeys-lru"), "{line}");
+    let redis = Redis::with(&["--maxmemory", "50mb", "--maxmemory-policy", "noeviction"]);
+    let desk = replica(&Issuer::start(), &redis.url(), "", |config| config);
+    assert!(desk.lines("blacklist_redis_may_evict").is_empty());
+}
+
+#[test]
+fn full_it_takes_nothing_and_the_answer_says_so() {
+    let redis = Redis::start();
+    let (a, b) = two(&redis.url());
+    redis.say(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(reach(&a.revoked(&json!({"sub": "alice"}))), ("replica", false));
+    a.assert_unwelcome(&a.token_of("alice"), "user_revoked");
+    assert!(super::replicas::is_in_touch(&b), "it answers all the same");
+    redis.say(&["CONFIG", "SET", "maxmemory", "0"]);
+    let since = Instant::now();
+    while b.gate.control.gate().blacklist.len() == 0 {
+        assert!(since.elapsed() < Duration::from_secs(15), "not told later");
+        a_while();
+    }
+}
+
+#[test]
+fn a_wrong_password_is_told_in_the_servers_words() {
+    let redis = Redis::with(&["--requirepass", "right"]);
+    let issuer = Issuer::start();
+    let wrong = redis.url().replace("redis://", "redis://:wr0ng@");
+    let desk = lonely(&issuer, &wrong, "", |config| config);
+    let line = desk.gate.logged("blacklist_redis_lost").to_string();
+    assert!(line.contains("WRONGPASS") || line.contains("uthentication"), "{line}");
+    assert!(!line.contains("wr0ng"), "{line}");
+    assert_eq!(desk.plain(&desk.token_of("alice")), (503, "blacklist_unavailable".into()));
+    assert!(!desk.ask("GET /config").body.contains("wr0ng"));
+    let right = redis.url().replace("redis://", "redis://:right@");
+    let desk = replica(&issuer, &right, "", |config| config);
+    desk.assert_welcome(&desk.token_of("alice"));
+}
