@@ -16,7 +16,7 @@
 //! | 1 | `policy` | decisions over a head, claims, bytes and `now` | async, locks, clocks, I/O |
 //! | 1 | `telemetry` | log lines, metrics, one record per handshake and session | policies |
 //! | 2 | `state` | keys, verified tokens, permits, attempts, revocations, live sessions | sockets, files, tasks, async |
-//! | 3 | `io` | one file per outside party: listener, backend, pool, issuer, watched files | decisions |
+//! | 3 | `io` | one file per outside party: listener, backend, pool, issuer, watched files; `io::redis` | decisions |
 //! | 4 | `proxy` | the life of one connection | configuration parsing, process exit |
 //! | 5 | `app` | command line, configuration, boot, reload, admin, drain, demo, explain, report | per-request code |
 //!
@@ -57,7 +57,10 @@
 //!
 //! # Around it
 //! `app::reload` builds the next snapshot, swaps it in, and judges every live session again; what they
-//! were judged by is kept with them (`proxy::guest::Guest`). `app::feed` reads the file of revocations.
+//! were judged by is kept with them (`proxy::guest::Guest`). `app::feed` reads the file of revocations,
+//! `app::sharing` keeps in touch with the other replicas (`io::redis::stream`; `io::redis::lease` counts users'
+//! sessions over all of them, `io::redis::foreign` asks the backend's own blacklist), `proxy::logout` hears of
+//! logouts at the issuer, and `proxy::revoking` carries out and tells what somebody has asked for.
 //! `app::operator` answers those who ask who is on the gate, throw out and revoke. `app::explain` runs
 //! the handshake's own judge with a `policy::trace::Trace` in its hand; `app::report` reads what shadow
 //! mode has written.
@@ -82,7 +85,8 @@
 //! interprets rules, but has no budget while it runs: `policy::cost` says beforehand how many steps an
 //! expression could take. `mimalloc` serves the many small values of a handshake for a third of the C
 //! library's cost, `getrandom` asks the system: a generator of aws-lc's own takes longer to start than all
-//! the rest. `ipnet` knows address ranges, `form_urlencoded` the queries of operators.
+//! the rest. `redis` speaks to servers, sentinels and clusters; it has connections of its own, on the thread of
+//! keys and files. `ipnet` knows address ranges, `form_urlencoded` the queries of operators.
 //!
 //! # Words
 //! *Refusal*: an answer that ends a handshake. *Ending*: what ends a live session. *Reason*: why, of either;
@@ -90,7 +94,8 @@
 //! request carries its token. *Delivery*: where the backend gets it. *Plan*: the policies of a route.
 //! *Boundary*: between two frames, the only place where a frame of our own may stand. *Snapshot*: all
 //! that a handshake looks at, made whole and replaced whole by a reload; its *generation* counts those.
-//! *Revocation*: what takes back tokens that are good otherwise. *Selector*: whom it names: a token, a
+//! *Feed*: where revocations come from that nobody has posted here. *Replica*: a gate among those that share a
+//! Redis server. *Lease*: what its sessions count by until it is gone. *Revocation*: what takes back tokens that are good otherwise. *Selector*: whom it names: a token, a
 //! login, a user, all issued before a moment. *Guest*: who is on a live session, with what a reload needs.
 
 pub mod app;

@@ -239,8 +239,10 @@ fn what_is_commented_out_in_the_example_works() {
         let loaded = load(&text);
         // The file of an example need not be there.
         let wrong = loaded.problems.iter().filter(|problem| !problem.message.contains("No such file"));
-        let wrong: Vec<_> = wrong.map(ToString::to_string).collect();
-        assert!(wrong.is_empty() && loaded.warnings.is_empty(), "{}: {wrong:?}", line.text);
+        // A logout alone is for a single replica, and the line says so.
+        let warned = loaded.warnings.iter().filter(|warning| warning.path != "blacklist.backchannel_logout");
+        let wrong: Vec<_> = wrong.chain(warned).map(ToString::to_string).collect();
+        assert!(wrong.is_empty(), "{}: {wrong:?}", line.text);
         tried += 1;
     }
     assert!(tried > 10, "{tried}");
@@ -689,14 +691,13 @@ fn what_is_no_toml_is_told_with_its_line() {
 #[test]
 fn a_key_that_is_not_built_yet_is_an_unknown_key() {
     const LISTEN: &str = "address, allow_addresses, handshake_timeout, header_size, header_timeout, hosts, keep_alive, max_connections, public_url, trusted_proxies";
-    const BLACKLIST: &str = "file, max_entries, on_stale, retention, stale_after";
+    const BLACKLIST: &str = "backchannel_logout, file, max_entries, on_stale, redis, retention, stale_after";
     for section in ["tickets", "tracing"] {
         let told = format!("line 1: {section} = [{section}]: unknown key; accepted here: {ROOT_KEYS}");
         assert_eq!(problems(&load(&format!("[{section}]\n{ISSUER}"))), [told]);
     }
     for (section, key, value, accepted) in [
-        ("blacklist", "redis", "{ url = \"redis://127.0.0.1\" }", BLACKLIST),
-        ("blacklist", "backchannel_logout", "{ path = \"/logout\" }", BLACKLIST),
+        ("blacklist", "shared_signals", "true", BLACKLIST),
         ("listen", "proxy_protocol", "true", LISTEN),
         ("listen", "http2", "true", LISTEN),
         ("listen", "tls", "{ cert = \"a\" }", LISTEN),

@@ -27,9 +27,10 @@ use crate::policy::request::{self, Kind};
 use crate::policy::trace::{Step, Trace};
 use crate::proxy::gate::Gate;
 use crate::proxy::guest::Who;
-use crate::proxy::handshake::{authenticate, check_revoked};
+use crate::proxy::handshake::{Bearer, authenticate};
 use crate::proxy::judge;
 use crate::proxy::plan::{Settings, Snapshot};
+use crate::proxy::revoked;
 use crate::proxy::visit::Visit;
 use crate::telemetry::logging::{Format, Level, Log, LogSettings};
 use crate::telemetry::metrics::Metrics;
@@ -190,7 +191,7 @@ async fn judge(
         (None, Some(_)) => ("blacklist: Redis", "blacklist.redis.url"),
         (Some(_), Some(_)) => ("blacklist: the file, and Redis", "blacklist.file blacklist.redis.url"),
     };
-    let revoked = check_revoked(gate, snapshot, verdict.bearer.as_ref()).await;
+    let revoked = revoked::check(gate, snapshot, verdict.bearer.as_ref().map(Bearer::facts)).await;
     verdict.judged.leniency.apply(trace.step(keys, || what.into(), revoked))?;
     Ok(())
 }

@@ -17,7 +17,7 @@ use crate::base::section::Problem;
 use crate::io::files::Watched;
 use crate::io::jwks::Source;
 use crate::io::listener;
-use crate::io::redis::Shared;
+use crate::io::redis::link::Shared;
 use crate::proxy::gate::Gate;
 use crate::proxy::judge;
 use crate::proxy::plan::Snapshot;

@@ -9,6 +9,7 @@ pub mod cors;
 pub mod cost;
 pub mod csp;
 pub mod expression;
+pub mod foreign;
 pub mod frame;
 pub mod headers;
 pub mod jwt;

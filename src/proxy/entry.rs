@@ -21,13 +21,14 @@ use super::extension;
 use super::forward;
 use super::gate::Gate;
 use super::guest::{Guest, Who};
-use super::handshake::{self, Agreed, Outcome};
+use super::handshake::{self, Agreed, Bearer, Outcome};
 use super::judge;
 use super::lifetime::Lifetime;
 use super::logout;
 use super::passing;
 use super::plan::Snapshot;
 use super::refuse::{self, close};
+use super::revoked;
 use super::session::{Early, Session};
 use super::visit::Visit;
 use super::wire::ClientIo;
@@ -315,7 +316,7 @@ async fn judged(
     }
     let (kind, trace) = (Kind::Plain, &mut Trace::Off);
     let mut verdict = handshake::authenticate(snapshot, visit, kind, judged, who, trace).await?;
-    let revoked = handshake::check_revoked(gate, snapshot, verdict.bearer.as_ref()).await;
+    let revoked = revoked::check(gate, snapshot, verdict.bearer.as_ref().map(Bearer::facts)).await;
     if verdict.judged.leniency.apply(revoked)?.is_none() {
         verdict.bearer = None;
     }

@@ -16,8 +16,9 @@ use super::gate::Gate;
 use super::guest::{Guest, Who};
 use super::judge::{self, Judged};
 use super::places;
-use super::plan::{Auth, HttpToken, OnStale, Plan, Snapshot};
+use super::plan::{Auth, HttpToken, Plan, Snapshot};
 use super::refuse::switching;
+use super::revoked;
 use super::visit::Visit;
 use crate::base::clock::Unix;
 use crate::base::reject::{Reason, Reject};
@@ -45,6 +46,10 @@ pub struct Bearer {
 }
 
 impl Bearer {
+    pub fn facts(&self) -> &Facts {
+        &self.facts
+    }
+
     fn verified(&self) -> judge::Verified<'_> {
         judge::Verified { facts: &self.facts, issuer: &self.issuer, from_cookie: self.from_cookie }
     }
@@ -166,27 +171,6 @@ pub async fn authenticate(
     Ok(Verdict { judged, bearer, rewrite })
 }
 
-/// Whether the token, its session or its user is revoked, as far as is known; and if the backend has a
-/// blacklist of its own, by that.
-pub async fn check_revoked(gate: &Gate, snapshot: &Snapshot, bearer: Option<&Bearer>) -> Result<(), Reason> {
-    let Some(bearer) = bearer else { return Ok(()) };
-    if gate.blacklist.is_stale() {
-        return Err(Reason::BlacklistUnavailable);
-    }
-    gate.blacklist.check(&bearer.facts, Unix::now())?;
-    let Some(shared) = snapshot.shared.as_ref().filter(|shared| shared.has_keys()) else { return Ok(()) };
-    match shared.look_up(&bearer.facts).await {
-        Ok(revoked) => revoked.map_or(Ok(()), Err),
-        Err(error) => {
-            gate.recorder.log.say(Level::Debug, "blacklist_not_asked", &error.to_string());
-            match snapshot.settings.blacklist.on_stale {
-                OnStale::RefuseNew => Err(Reason::BlacklistUnavailable),
-                OnStale::Allow => Ok(()),
-            }
-        }
-    }
-}
-
 fn delivery(plan: &Plan, kind: Kind) -> &Delivery {
     match (kind, plan.http_token) {
         (Kind::Upgrade, _) => &plan.upstream.settings.token,
@@ -305,7 +289,10 @@ async fn admit(
     if gate.lifecycle.refuses() {
         return Err(Reason::Draining);
     }
-    if leniency.apply(check_revoked(gate, snapshot, verdict.bearer.as_ref()).await)?.is_none() {
+    if leniency
+        .apply(revoked::check(gate, snapshot, verdict.bearer.as_ref().map(Bearer::facts)).await)?
+        .is_none()
+    {
         verdict.bearer = None;
     }
     Ok(Admitted { snapshot: Arc::clone(snapshot), verdict, registration })

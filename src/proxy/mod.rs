@@ -26,6 +26,7 @@ pub mod plan;
 pub mod rates;
 pub mod refuse;
 pub mod relay;
+pub mod revoked;
 pub mod revoking;
 pub mod session;
 pub mod splice;

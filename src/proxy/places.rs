@@ -7,8 +7,8 @@ use super::gate::Gate;
 use super::guest::Guest;
 use super::plan::{OnUserLimit, Plan};
 use crate::base::reject::Reason;
-use crate::io::redis::Shared;
 use crate::io::redis::lease::Taken;
+use crate::io::redis::link::Shared;
 use crate::policy::peer;
 use crate::state::naming;
 use crate::state::sessions::Registration;
@@ -38,7 +38,7 @@ pub async fn of_user(
     let key = naming::user(&common.scope, facts.iss(), sub);
     let may_displace = plan.limits.on_user_limit == OnUserLimit::CloseOldest && !plan.shadow;
     let entry = &registration.entry;
-    let claim = shared.map(|shared| (shared, shared.claim(key, entry.started, entry.id)));
+    let claim = shared.map(|shared| (shared, shared.releases.claim(key, entry.started, entry.id)));
     let taken = match &claim {
         None => None,
         Some((shared, claim)) => match shared.take(claim, key, limit, may_displace).await {

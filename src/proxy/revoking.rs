@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::gate::Gate;
 use crate::base::clock::Unix;
-use crate::io::redis::Shared;
+use crate::io::redis::link::Shared;
 use crate::io::redis::stream::News;
 use crate::policy::revocation::{Kind, Selector};
 use crate::state::blacklist::{Full, Listed};

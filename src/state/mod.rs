@@ -2,6 +2,7 @@
 
 pub mod attempts;
 pub mod blacklist;
+pub mod entries;
 pub mod keyring;
 pub mod lifecycle;
 pub mod naming;

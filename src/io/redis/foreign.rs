@@ -1,102 +1,19 @@
-//! The blacklist that a backend keeps itself: a key that exists means that its token is revoked.
+//! The blacklist that a backend keeps itself.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use futures_util::future::try_join_all;
 use redis::{Cmd, RedisResult, cmd};
 
-use super::{Away, Connection, PATIENCE, Shared};
+use super::link::{Away, PATIENCE, Shared};
+use super::server::Connection;
 use crate::base::reject::Reason;
 use crate::policy::claims::Facts;
+use crate::policy::foreign::Pattern;
 
-const ACCEPTED: &str = "accepted: text with at least one of {jti}, {sid}, {sub}, {token}, {token_sha256}, and {iss} where there are several issuers";
 /// Looked up at once in a sweep.
 const AT_ONCE: usize = 500;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Part {
-    Jti,
-    Sid,
-    Sub,
-    Iss,
-    Token,
-    TokenSha256,
-}
-
-const PARTS: [(&str, Part); 6] = [
-    ("jti", Part::Jti),
-    ("sid", Part::Sid),
-    ("sub", Part::Sub),
-    ("iss", Part::Iss),
-    ("token", Part::Token),
-    ("token_sha256", Part::TokenSha256),
-];
-
-/// A key with places for what a token says: each is what stands before a place, and the place.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Pattern {
-    parts: Vec<(String, Part)>,
-    rest: String,
-}
-
-impl Pattern {
-    /// What is wrong with it names it.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let wrong = |what: &str| format!("{text:?} {what}; {ACCEPTED}");
-        let (mut parts, mut rest) = (Vec::new(), text);
-        while let Some((before, after)) = rest.split_once('{') {
-            let (name, after) = after.split_once('}').ok_or_else(|| wrong("has a { without its }"))?;
-            let known = PARTS.iter().find(|(known, _)| *known == name);
-            let (_, part) = known.ok_or_else(|| wrong(&format!("has an unknown {{{name}}}")))?;
-            parts.push((before.to_owned(), *part));
-            rest = after;
-        }
-        if !parts.iter().any(|(_, part)| *part != Part::Iss) {
-            return Err(wrong("is the same for every token"));
-        }
-        Ok(Self { parts, rest: rest.to_owned() })
-    }
-
-    fn has(&self, wanted: &[Part]) -> bool {
-        self.parts.iter().any(|(_, part)| wanted.contains(part))
-    }
-
-    /// Whether the token itself is needed, and not only what it says.
-    pub fn needs_token(&self) -> bool {
-        self.has(&[Part::Token, Part::TokenSha256])
-    }
-
-    /// Why whom it names is refused: a user, or one token or login.
-    fn reason(&self) -> Reason {
-        let of_user = !self.has(&[Part::Jti, Part::Sid, Part::Token, Part::TokenSha256]);
-        if of_user { Reason::UserRevoked } else { Reason::TokenRevoked }
-    }
-
-    /// The key for a token; `None` = it lacks a claim.
-    fn key(&self, facts: &Facts) -> Option<String> {
-        let mut key = String::new();
-        for (before, part) in &self.parts {
-            key.push_str(before);
-            match part {
-                Part::Jti => key.push_str(facts.jti()?),
-                Part::Sid => key.push_str(facts.sid()?),
-                Part::Sub => key.push_str(facts.sub()?),
-                Part::Iss => key.push_str(facts.iss()),
-                Part::Token => key.push_str(facts.token()?),
-                Part::TokenSha256 => {
-                    for byte in digest(&SHA256, facts.token()?.as_bytes()).as_ref() {
-                        let _ = write!(key, "{byte:02x}");
-                    }
-                }
-            }
-        }
-        key.push_str(&self.rest);
-        Some(key)
-    }
-}
 
 impl Shared {
     /// Why a token is refused by the backend's own blacklist, if it is; within [`PATIENCE`].
@@ -155,52 +72,4 @@ impl Shared {
 
 async fn exists(question: Cmd, mut connection: Connection) -> RedisResult<bool> {
     question.query_async(&mut connection).await
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::policy::jwt::Jwt;
-    use serde_json::json;
-
-    fn facts(claims: &serde_json::Value) -> Facts {
-        let claims = claims.as_object().unwrap().clone();
-        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
-        Facts::of(jwt).unwrap()
-    }
-
-    #[test]
-    fn a_pattern_is_filled_in_with_what_the_token_says() {
-        let mut facts = facts(&json!({"iss": "i", "sub": "s{jti}", "jti": "j", "sid": "d"}));
-        facts.keep("abc");
-        let sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        for (pattern, key, reason) in [
-            ("blacklist:{jti}", "blacklist:j", Reason::TokenRevoked),
-            ("{sid}", "d", Reason::TokenRevoked),
-            ("u:{iss}:{sub}!", "u:i:s{jti}!", Reason::UserRevoked),
-            ("{sub}/{jti}", "s{jti}/j", Reason::TokenRevoked),
-            ("t:{token}", "t:abc", Reason::TokenRevoked),
-            ("h:{token_sha256}", &format!("h:{sha}"), Reason::TokenRevoked),
-        ] {
-            let parsed = Pattern::parse(pattern).unwrap();
-            assert_eq!((parsed.key(&facts).as_deref(), parsed.reason()), (Some(key), reason), "{pattern}");
-            assert_eq!(parsed.needs_token(), pattern.contains("token"), "{pattern}");
-        }
-    }
-
-    #[test]
-    fn a_token_without_the_claim_has_no_key() {
-        let facts = facts(&json!({"iss": "i"}));
-        for pattern in ["{jti}", "{sid}", "{sub}", "{token}", "{token_sha256}"] {
-            assert_eq!(Pattern::parse(pattern).unwrap().key(&facts), None, "{pattern}");
-        }
-    }
-
-    #[test]
-    fn a_pattern_that_cannot_be_meant_is_refused_by_name() {
-        for pattern in ["blacklist", "", "{iss}", "{jt}", "{jti", "a{}b", "{JTI}"] {
-            let problem = Pattern::parse(pattern).unwrap_err();
-            assert!(problem.contains(&format!("{pattern:?}")) && problem.contains("accepted"), "{problem}");
-        }
-    }
 }

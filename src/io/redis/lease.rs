@@ -7,16 +7,16 @@
 
 use std::collections::HashSet;
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use redis::{Script, Value, cmd};
-use tokio::sync::{Mutex, mpsc};
 
-use super::{Away, Connection, PATIENCE, Shared};
+use super::link::{Away, PATIENCE, Shared};
+use super::releases::{Claim, started};
+use super::server::Connection;
 use crate::base::clock::Unix;
-use crate::state::tally::Along;
 
 /// A replica that is gone counts for no longer than this.
 const LEASE: Duration = Duration::from_secs(30);
@@ -24,8 +24,6 @@ const LEASE: Duration = Duration::from_secs(30);
 pub const RENEWAL: Duration = Duration::from_secs(10);
 /// Told in one go.
 const AT_ONCE: usize = 1000;
-/// Places given back that wait to be told. What does not fit is found at the next renewal.
-const WAITING: usize = 4096;
 /// A session younger than this may still be on its way from there to here.
 const UNDER_WAY: Duration = Duration::from_secs(15);
 
@@ -62,11 +60,6 @@ return {'full'}
     )
 });
 
-/// A session as it is counted over all replicas; when it began is by its own replica's clock.
-pub fn member(user: u128, started: Unix, session: u64) -> String {
-    format!("{user:032x}{:013}-{session}", started.0.as_millis())
-}
-
 /// What has become of the wish for a place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Taken {
@@ -77,45 +70,6 @@ pub enum Taken {
         session: u64,
     },
     Full,
-}
-
-/// Places that sessions give back, on their way to the server.
-#[derive(Debug)]
-pub struct Releases {
-    /// Names this process among the replicas.
-    pub replica: String,
-    waiting: mpsc::Sender<String>,
-    told: Mutex<mpsc::Receiver<String>>,
-    /// Something has not been told, and never will be.
-    untold: AtomicBool,
-}
-
-impl Releases {
-    pub fn new() -> Arc<Self> {
-        let mut name = [0; 8];
-        // Without random numbers the gate has not started.
-        let _ = getrandom::fill(&mut name);
-        let (waiting, told) = mpsc::channel(WAITING);
-        let replica = format!("{:016x}", u64::from_ne_bytes(name));
-        Arc::new(Self { replica, waiting, told: Mutex::new(told), untold: AtomicBool::new(false) })
-    }
-}
-
-/// A session's place over all replicas; given back when dropped, whether it was ever granted or not.
-#[derive(Debug)]
-pub struct Claim {
-    releases: Arc<Releases>,
-    member: String,
-}
-
-impl Along for Claim {}
-
-impl Drop for Claim {
-    fn drop(&mut self) {
-        if self.releases.waiting.try_send(std::mem::take(&mut self.member)).is_err() {
-            self.releases.untold.store(true, Ordering::Release);
-        }
-    }
 }
 
 impl Shared {
@@ -129,11 +83,6 @@ impl Shared {
 
     fn replicas(&self) -> String {
         self.key("replicas")
-    }
-
-    /// What gives a session's place back, whatever becomes of the session.
-    pub fn claim(&self, user: u128, started: Unix, session: u64) -> Claim {
-        Claim { releases: Arc::clone(&self.releases), member: member(user, started, session) }
     }
 
     /// Asks for a place for one more session of a user.
@@ -217,33 +166,6 @@ impl Shared {
     }
 }
 
-/// When a session began, by its member.
-fn started(member: &str) -> Option<u64> {
-    member.get(32..45)?.parse().ok()
-}
-
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn members_of_a_user_stand_together_the_oldest_first() {
-        let (user, other) = (7, 7 << 64);
-        let at = |millis| Unix(Duration::from_millis(millis));
-        let mut members = [
-            member(user, at(1_700_000_000_001), 3),
-            member(other, at(1), 1),
-            member(user, at(999), 12),
-            member(user, at(1_700_000_000_000), 2),
-        ];
-        members.sort_unstable();
-        let ids: Vec<_> = members.iter().map(|member| member.rsplit('-').next().unwrap()).collect();
-        assert_eq!(ids, ["12", "2", "3", "1"]);
-        assert_eq!(started(&members[0]), Some(999));
-        assert!(members[2] < format!("{user:032x}~") && members[3] > format!("{user:032x}~"));
-    }
 }

@@ -13,7 +13,8 @@ use std::time::Duration;
 use redis::streams::{StreamId, StreamRangeReply, StreamReadReply};
 use redis::{FromRedisValue, Value, cmd};
 
-use super::{Away, Connection, Shared};
+use super::link::{Away, Shared};
+use super::server::Connection;
 use crate::base::clock::Unix;
 use crate::policy::revocation::{Kind, Selector};
 
