@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from example import Example
 from gate import BINARY, Gate
 from parts import Daphne, Part, Prometheus, Uvicorn
 from soak import Soak
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             item.add_marker(pytest.mark.timeout(7200))
     items.sort(key=lambda item: "soak" in item.fixturenames)  # it has run longest when they come last
-    if not BINARY.is_file() and any({"start_gate", "soak"} & set(item.fixturenames) for item in items):
+    if not BINARY.is_file() and any({"start_gate", "start_example", "soak"} & set(item.fixturenames) for item in items):
         pytest.exit(f"there is no gate at {BINARY}: cargo build, or set SIDEGATE_BIN", returncode=1)
 
 
@@ -33,8 +34,9 @@ def pytest_runtest_makereport(item):
     report = yield
     if report.failed:
         for name, part in item.funcargs.items():
-            if isinstance(part, Part):
-                report.sections.append((f"end of the log of {name}", part.output()[-3000:]))
+            for part in part.parts if isinstance(part, Example) else [part]:
+                if isinstance(part, Part):
+                    report.sections.append((f"end of the log of {part.name} ({name})", part.output()[-3000:]))
     return report
 
 
@@ -65,6 +67,12 @@ def uvicorn(logs):
 def start_gate(logs, keycloak, daphne, uvicorn):
     """`with start_gate(realm="other") as gate`: one with settings of its own."""
     return functools.partial(Gate, logs, keycloak, daphne, uvicorn)
+
+
+@pytest.fixture(scope="session")
+def start_example(logs, keycloak):
+    """`with start_example("gym-checkins") as gym`: a folder of examples/ with all its parts."""
+    return lambda name: Example(name, logs, keycloak)
 
 
 @pytest.fixture(scope="session")

@@ -23,27 +23,13 @@ DEFAULTS = {
 }
 
 
-class Gate(Part):
-    name = "gate"
+class AnyGate(Part):
+    """What every running gate can be asked. Its kinds say where its `config` is, and its `probes`."""
 
-    def __init__(self, logs, keycloak, daphne, uvicorn, *, realm="demo", wait=True, **settings):
-        super().__init__(logs)
-        self.wait = wait
-        self.keycloak = keycloak
-        self.issuer = keycloak.issuer(realm)
-        probes_port = free_port()
-        self.probes = f"http://127.0.0.1:{probes_port}"
-        admin_port = free_port()
-        self.admin_url = f"http://127.0.0.1:{admin_port}"
-        self.token = secrets.token_urlsafe()
-        token_file = self.log.with_suffix(".token")
-        token_file.write_text(f"{self.token}\n")
-        template = string.Template((HERE / "gate.toml").read_text())
-        self.mount = Mount(self.log.with_suffix(".d"), "gate.toml", template.substitute(
-            DEFAULTS | settings, port=self.port, admin_port=admin_port, probes_port=probes_port,
-            token_file=token_file, issuer=self.issuer, daphne=daphne.url, uvicorn=uvicorn.url,
-        ))  # fmt: skip
-        self.config = self.mount.path
+    name = "gate"
+    namespace = "sidegate"
+    wait = True
+    token = None
 
     def command(self):
         return [str(BINARY), "run", "--config", str(self.config)]
@@ -74,9 +60,10 @@ class Gate(Part):
 
     def metric(self, name, **labels):
         """The value of one series."""
+        prefix = self.namespace and f"{self.namespace}_"
         wanted = {(name, value) for name, value in labels.items()}
         for line in self.probe("metrics").text.splitlines():
-            match = re.fullmatch(r'sidegate_(\w+)(?:\{(.*)\})? (\S+)', line)
+            match = re.fullmatch(rf'{prefix}(\w+)(?:\{{(.*)\}})? (\S+)', line)
             if match and match[1] == name and wanted == set(re.findall(r'(\w+)="([^"]*)"', match[2] or "")):
                 return float(match[3])
         raise AssertionError(f"no series {name} {labels}")
@@ -109,8 +96,31 @@ class Gate(Part):
         self.stop()
         if failure is None:
             assert tokens_in(self.output() + metrics, self.keycloak) == []
-            assert self.token not in self.output()
+            assert self.token is None or self.token not in self.output()
             assert "panicked" not in self.output()
+
+
+class Gate(AnyGate):
+    """The one of gate.toml."""
+
+    def __init__(self, logs, keycloak, daphne, uvicorn, *, realm="demo", wait=True, **settings):
+        super().__init__(logs)
+        self.wait = wait
+        self.keycloak = keycloak
+        self.issuer = keycloak.issuer(realm)
+        probes_port = free_port()
+        self.probes = f"http://127.0.0.1:{probes_port}"
+        admin_port = free_port()
+        self.admin_url = f"http://127.0.0.1:{admin_port}"
+        self.token = secrets.token_urlsafe()
+        token_file = self.log.with_suffix(".token")
+        token_file.write_text(f"{self.token}\n")
+        template = string.Template((HERE / "gate.toml").read_text())
+        self.mount = Mount(self.log.with_suffix(".d"), "gate.toml", template.substitute(
+            DEFAULTS | settings, port=self.port, admin_port=admin_port, probes_port=probes_port,
+            token_file=token_file, issuer=self.issuer, daphne=daphne.url, uvicorn=uvicorn.url,
+        ))  # fmt: skip
+        self.config = self.mount.path
 
 
 def tokens_in(text, keycloak):

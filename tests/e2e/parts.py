@@ -76,9 +76,10 @@ class Part:
 
     name = "part"
     patience = 90  # seconds until it is up
+    folder = HERE / "backends"
 
-    def __init__(self, logs):
-        self.port = free_port()
+    def __init__(self, logs, port=None):
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.log = pathlib.Path(logs) / f"{self.name}-{self.port}.log"
         self.process = None
@@ -97,7 +98,7 @@ class Part:
             self.process = subprocess.Popen(
                 self.command(),
                 env=os.environ | self.environment(),
-                cwd=HERE / "backends",
+                cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -178,6 +179,21 @@ class Reflector(Part):
 
     def is_up(self):
         return http.get(self.url).status_code == 200
+
+
+class Redis(Part):
+    name = "redis"
+
+    def command(self):
+        return ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"]
+
+    def is_up(self):
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"PING\r\n")
+                return connection.recv(7) == b"+PONG\r\n"
+        except OSError:
+            return False
 
 
 class Prometheus(Part):

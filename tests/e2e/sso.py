@@ -53,8 +53,8 @@ class Keycloak(Part):
     patience = 170  # the soak's own one starts beside it
     home = ROOT / ".cache" / "keycloak" / "home"
 
-    def __init__(self, logs, realms=("demo", "other")):
-        super().__init__(logs)
+    def __init__(self, logs, realms=("demo", "other"), port=None):
+        super().__init__(logs, port)
         self.realms = realms
         self.issued = []
         self.priorities = itertools.count(200)  # the highest signs; those of the import have 100
@@ -80,7 +80,7 @@ class Keycloak(Part):
         }
 
     def is_up(self):
-        return http.get(self.issuer(self.realms[0])).status_code == 200
+        return http.get(self.issuer((*self.realms, "master")[0])).status_code == 200
 
     def issuer(self, realm):
         return f"{self.url}/realms/{realm}"
@@ -115,6 +115,11 @@ class Keycloak(Part):
         answer = http.request(method, f"{self.url}/admin{path}", headers=bearer, **options)
         answer.raise_for_status()
         return answer
+
+    def add_realm(self, representation):
+        """If it is not there; a restart forgets it."""
+        if http.get(self.issuer(representation["realm"])).status_code == 404:
+            self.admin("POST", "/realms", json=representation)
 
     def take_role(self, realm, user, role):
         """From the next token on the user has this realm role no longer."""
