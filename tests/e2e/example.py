@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 
 from gate import BINARY, AnyGate
 from parts import ROOT, Mount, Part, Redis, free_port, http
@@ -130,6 +130,14 @@ class Example:
 
     def login(self, user, *, client=None, scope="openid"):
         return self.keycloak.login(user, realm=self.name, client=client or self.client, scope=scope)
+
+    @contextmanager
+    def tokens_that_live(self, seconds):
+        """Whatever the realm says: a login or a renewal in here is good for so long."""
+        path = f"/realms/{self.name}"
+        self.keycloak.admin("PUT", path, json={"accessTokenLifespan": seconds})
+        yield
+        self.keycloak.admin("PUT", path, json={"accessTokenLifespan": self.realm["accessTokenLifespan"]})
 
     def __enter__(self):
         self.keycloak.add_realm(self.realm)
