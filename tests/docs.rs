@@ -975,6 +975,32 @@ fn the_table_of_reasons_is_the_one_of_the_code() {
     }
 }
 
+/// Lines of a table of the client helpers, without their indentation: the same in both languages.
+fn client_table(name: &str, table: &str) -> Vec<String> {
+    let text = file(name);
+    let (_, rest) = text.split_once(&format!("{table} = {{\n")).unwrap();
+    let (table, _) = rest.split_once("\n}").unwrap();
+    table.lines().map(|line| line.trim().to_owned()).collect()
+}
+
+#[test]
+fn the_clients_know_every_reason_with_its_code_and_remedy() {
+    let [page, python] = ["clients/sidegate.mjs", "clients/sidegate.py"];
+    for table in ["REASONS", "MEANINGS"] {
+        assert_eq!(client_table(page, table), client_table(python, table), "{table}");
+    }
+    let written = client_table(page, "REASONS");
+    let reasons = reasons();
+    let expected: Vec<_> = reasons.iter().filter(|[_, _, _, advice]| !advice.is_empty()).collect();
+    assert_eq!(written.len(), expected.len());
+    for (line, [label, _, close, advice]) in written.iter().zip(expected) {
+        let close = if close == "–" { "0" } else { close };
+        let does = ["renew", "again", "wait", "stop"];
+        let lines = does.map(|does| format!("\"{label}\": [{close}, \"{does}\", \"{advice}\"],"));
+        assert!(lines.contains(line), "{line}\nis none of {lines:#?}");
+    }
+}
+
 #[test]
 fn the_first_screen_has_the_two_commands_and_the_rest_every_other() {
     let readme = file("README.md");
