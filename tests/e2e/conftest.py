@@ -6,6 +6,7 @@ import uuid
 
 import pytest
 
+from browser import Browser
 from example import Example
 from gate import BINARY, Gate
 from parts import Daphne, Part, Prometheus, Uvicorn
@@ -61,6 +62,12 @@ def daphne(logs):
 def uvicorn(logs):
     with Uvicorn(logs) as uvicorn:
         yield uvicorn
+
+
+@pytest.fixture(scope="session")
+def browser(logs):
+    with Browser(logs) as browser:
+        yield browser
 
 
 @pytest.fixture(scope="session")
