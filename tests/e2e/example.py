@@ -116,6 +116,7 @@ class Example:
         self.issuer = keycloak.issuer(name)
         self.realm = json.loads(self.text("realm.json"))
         self.client = self.realm["clients"][0]["clientId"]
+        self.scope = "openid organization:*" if self.realm.get("organizationsEnabled") else "openid"
         self.backend = Backend(logs, self)
         self.gate = ExampleGate(logs, self)
         self.redis = Redis(logs, self.ports["redis"]) if "redis://" in self.text("sidegate.toml") else None
@@ -128,8 +129,8 @@ class Example:
         actual = {str(port): str(self.ports[part]) for part, port in PORTS.items()}
         return re.sub(r"(?<=:)\d{4}\b", lambda found: actual.get(found[0], found[0]), (self.folder / file).read_text())
 
-    def login(self, user, *, client=None, scope="openid"):
-        return self.keycloak.login(user, realm=self.name, client=client or self.client, scope=scope)
+    def login(self, user, **options):
+        return self.keycloak.login(user, **{"realm": self.name, "client": self.client, "scope": self.scope} | options)
 
     @contextmanager
     def tokens_that_live(self, seconds):
@@ -164,7 +165,7 @@ def in_use(port):
 def what_to_paste(example):
     people = [(user["username"], user["credentials"][0]["value"]) for user in example.realm["users"]]
     user, password = people[0]
-    form = f"-d grant_type=password -d scope=openid -d client_id={example.client} -d username={user} -d password={password}"
+    form = f"-d grant_type=password -d 'scope={example.scope}' -d client_id={example.client} -d username={user} -d password={password}"
     return f"""
 {example.name} is up; Ctrl-C ends it.
 
