@@ -46,7 +46,7 @@ def open_socket(part, path, token=None, by=by_header, *, headers=(), subprotocol
     request_id = uuid.uuid4().hex
     try:
         with connect(
-            f"ws://127.0.0.1:{part.port}{path}" + (f"?{query}" if query else ""),
+            f"{'wss' if 'ssl' in options else 'ws'}://127.0.0.1:{part.port}{path}" + (f"?{query}" if query else ""),
             additional_headers=[*carried.get("headers", []), *headers, ("X-Request-ID", request_id)],
             subprotocols=[*subprotocols, *carried.get("subprotocols", [])] or None,
             origin=origin or carried.get("origin"),

@@ -4,7 +4,6 @@ from urllib.parse import unquote
 from channels.layers import get_channel_layer
 from django.http import JsonResponse
 from django.urls import path
-from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_POST
 
 
@@ -13,14 +12,12 @@ async def tell(group, **said):
     return JsonResponse(said, status=202)
 
 
-@csrf_exempt
 @require_POST
 async def notifications(request):
     """A notification for whoever asks, as when a long export of theirs is ready."""
     return await tell(f"user.{request.headers['X-Auth-Subject']}", notification=json.loads(request.body)["text"])
 
 
-@csrf_exempt
 @require_POST
 async def events(request, org_id):
     by = unquote(request.headers["X-Auth-Username"])
