@@ -194,15 +194,13 @@ def main():
         sys.exit(f"there is no gate at {BINARY}")
     if taken := [f"{port} ({part})" for part, port in PORTS.items() if in_use(port)]:
         sys.exit(f"already in use on 127.0.0.1: {', '.join(taken)}")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    try:
-        with tempfile.TemporaryDirectory(prefix="sidegate-") as logs:
-            print("starting Keycloak, which takes half a minute …", file=sys.stderr)
-            with Keycloak(logs, realms=(), port=PORTS["keycloak"]) as keycloak, Example(name, logs, keycloak, PORTS) as example:
-                print(what_to_paste(example), flush=True)
-                signal.pause()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, lambda number, _: sys.exit(128 + number))
+    with tempfile.TemporaryDirectory(prefix="sidegate-") as logs:
+        print("starting Keycloak, which takes half a minute …", file=sys.stderr)
+        with Keycloak(logs, realms=(), port=PORTS["keycloak"]) as keycloak, Example(name, logs, keycloak, PORTS) as example:
+            print(what_to_paste(example), flush=True)
+            signal.pause()
 
 
 if __name__ == "__main__":
