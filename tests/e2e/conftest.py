@@ -126,7 +126,7 @@ def start_prometheus(logs):
     """`with start_prometheus(gate) as prometheus`"""
     if not Prometheus.is_installed():
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no prometheus (Debian: prometheus)")
-    return lambda gate: Prometheus(logs, gate.probes.removeprefix("http://"))
+    return lambda gate, rules=(): Prometheus(logs, gate.probes.removeprefix("http://"), rules)
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The real parts, as processes of this run: on loopback, ended by their own process group."""
 
 import ctypes
+import json
 import os
 import pathlib
 import shutil
@@ -199,10 +200,12 @@ class Redis(Part):
 class Prometheus(Part):
     name = "prometheus"
 
-    def __init__(self, logs, target):
+    def __init__(self, logs, target, rules=()):
+        """`rules`: groups of alerts."""
         super().__init__(logs)
         self.data = pathlib.Path(logs) / f"prometheus-{self.port}"
         self.target = target
+        self.rules = rules
 
     @staticmethod
     def is_installed():
@@ -211,8 +214,11 @@ class Prometheus(Part):
     def command(self):
         self.data.mkdir(exist_ok=True)
         config = self.data / "prometheus.yml"
+        rules = self.data / "rules.yml"
+        rules.write_text(json.dumps({"groups": list(self.rules)}))  # JSON is YAML
         config.write_text(
-            "global: { scrape_interval: 1s, scrape_timeout: 1s }\n"
+            "global: { scrape_interval: 1s, scrape_timeout: 1s, evaluation_interval: 1s }\n"
+            f"rule_files: ['{rules}']\n"
             f"scrape_configs: [{{ job_name: sidegate, static_configs: [{{ targets: ['{self.target}'] }}] }}]\n"
         )
         return [
@@ -229,7 +235,17 @@ class Prometheus(Part):
     def targets(self):
         return http.get(f"{self.url}/api/v1/targets").json()["data"]["activeTargets"]
 
+    def series(self, expression):
+        """What an instant query finds: labels and value of each series."""
+        answer = http.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
+        assert answer["status"] == "success", f"{expression}: {answer}"
+        return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
+
     def query(self, expression):
         """The values of an instant query."""
-        answer = http.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
-        return [float(series["value"][1]) for series in answer["data"]["result"]]
+        return [value for _, value in self.series(expression)]
+
+    def firing(self):
+        """The names of the alerts that fire."""
+        alerts = http.get(f"{self.url}/api/v1/alerts").json()["data"]["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
