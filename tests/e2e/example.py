@@ -43,8 +43,8 @@ class Backend(Part):
         host, port = "127.0.0.1", str(self.port)
         if (self.folder / "asgi.py").exists():
             return [sys.executable, "-m", "daphne", "-b", host, "-p", port, "asgi:application"]
-        # Not info: then it writes each query string, with the token in it.
-        return [sys.executable, "-m", "uvicorn", "--host", host, "--port", port, "--log-level", "warning", "app:app"]
+        # With its access log on, which has query strings in it: the gate has taken the token out.
+        return [sys.executable, "-m", "uvicorn", "--host", host, "--port", port, "app:app"]
 
     def environment(self):
         redis = f"redis://127.0.0.1:{self.example.ports['redis']}"
