@@ -9,7 +9,7 @@ import pytest
 
 from client import by_query, end_of, open_socket, refusal
 from gate import tokens_in
-from parts import http
+from parts import http, wait_until
 from sso import claims, wait_until_expired, with_claims
 
 SOCKET = "/admin/ws"
@@ -116,3 +116,44 @@ def test_the_page_comes_with_a_policy_and_its_nonce(dashboard):
     assert page.text.count(f'nonce="{nonce}"') == 2
     assert f"connect-src {dashboard.gate.url.replace('http', 'ws')} " in policy
     assert http.get(f"{dashboard.url}/sidegate.mjs").headers["Content-Type"].startswith("text/javascript")
+
+
+def state_is(browser, *words):
+    browser.until("args.every(word => document.querySelector('#state').textContent.includes(word))", *words)
+
+
+def told(browser):
+    return [json.loads(text)["type"] for text in browser.run("return [...document.querySelectorAll('#told li')].map(line => line.textContent)")]
+
+
+def sign_in(browser, user):
+    for name, value in {"username": user, "password": f"{user}-password"}.items():
+        browser.find(f"[name={name}]").clear()
+        browser.find(f"[name={name}]").send_keys(value)
+    browser.run("document.querySelector('#token').value = ''")
+    browser.find("#sign-in button").click()
+    browser.until("document.querySelector('#token').value")
+
+
+def test_the_page_talks_to_the_dashboard_and_says_why_it_may_not(dashboard, browser):
+    browser.violations()
+    browser.open(dashboard.url)
+    browser.find("#connect").click()
+    state_is(browser, "stopped", "sign in")
+    sign_in(browser, "alice")
+    browser.find("#connect").click()
+    state_is(browser, "live")
+    browser.find("#ping").click()
+    browser.find("#stats").click()
+    browser.until("document.querySelectorAll('#told li').length === 3")
+    assert told(browser) == ["welcome", "pong", "stats"]
+    browser.run("document.querySelector('#token').value += 'A'")
+    browser.find("#connect").click()
+    state_is(browser, "stopped", "1008", "token_signature", "exactly as the issuer gave it")
+    sign_in(browser, "bob")
+    browser.find("#connect").click()
+    state_is(browser, "stopped", "1008", "rule_denied")
+    assert browser.violations() == []
+    browser.run("new WebSocket('ws://127.0.0.1:1/')")
+    blocked = wait_until(browser.violations, "the browser tells what it has blocked")
+    assert "connect-src" in blocked[0]
