@@ -121,7 +121,7 @@ def room():
     return f"/ws/chat/{uuid.uuid4().hex}/"
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def start_prometheus(logs):
     """`with start_prometheus(gate) as prometheus`"""
     if not Prometheus.is_installed():

@@ -52,6 +52,7 @@ def some_of_everything(part, path, token, **options):
 
 def shown(prometheus, prefix, load):
     """Under `load`, what each panel shows once all show something: for each of its queries labels and values."""
+    wait_until(lambda: prometheus.query("up") == [1], "the first scrape", 30)
 
     def all_of_them():
         load()
