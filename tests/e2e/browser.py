@@ -12,7 +12,7 @@ from parts import Part, http, wait_until
 OPTIONS = [
     "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-proxy-server",
-    "--window-size=1280,1000",
+    "--host-resolver-rules=MAP * 127.0.0.1", "--window-size=1280,1000",
 ]  # fmt: skip
 
 
@@ -71,7 +71,7 @@ class Browser(Part):
 
     def violations(self):
         """What the policy has blocked since one last asked, as the browser told it."""
-        return [entry["message"] for entry in self.driver.get_log("browser") if "Content Security Policy" in entry["message"]]
+        return [entry["message"] for entry in self.driver.execute("getLog", {"type": "browser"})["value"] if "Content Security Policy" in entry["message"]]
 
     def devtools(self, command, **parameters):
         return self.driver.execute("executeCdpCommand", {"cmd": command, "params": parameters})["value"]

@@ -9,7 +9,7 @@ import pytest
 from browser import Browser
 from example import Example
 from gate import BINARY, Gate
-from parts import Daphne, Part, Prometheus, Uvicorn
+from parts import Daphne, Pages, Part, Prometheus, Uvicorn
 from soak import Soak
 from sso import Keycloak
 
@@ -56,6 +56,12 @@ def keycloak(logs):
 def daphne(logs):
     with Daphne(logs) as daphne:
         yield daphne
+
+
+@pytest.fixture(scope="session")
+def pages(logs):
+    with Pages(logs) as pages:
+        yield pages
 
 
 @pytest.fixture(scope="session")

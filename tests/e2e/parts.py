@@ -156,6 +156,20 @@ class Daphne(Part):
         wait_until(lambda: f"{line}\n" in self.output(), f"the consumer's disconnect: {line}", 5)
 
 
+class Pages(Daphne):
+    name = "pages"
+
+    def command(self):
+        return [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(self.port), "pages:application"]
+
+    def is_up(self):
+        return http.get(self.at("127.0.0.1")).status_code == 200
+
+    def at(self, host):
+        """A page of another origin than the gate's, without any policy."""
+        return f"http://{host}:{self.port}/pages/plain/"
+
+
 class Uvicorn(Part):
     name = "uvicorn"
 

@@ -1,4 +1,5 @@
-"""The client helper in Python, through the real gate: it comes back by the reason it was sent away for."""
+"""The client helpers, in Python and in a real browser, through the real gate: they come back by the reason that they
+were sent away for."""
 
 import asyncio
 import json
@@ -10,6 +11,7 @@ import time
 
 import pytest
 
+from client import open_socket, seen_by
 from parts import ROOT
 from sso import claims, wait_until_expired
 
@@ -69,6 +71,12 @@ def told():
     return Told()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def old(keycloak):
+    """Taken before all else here, so that it has expired by the time it is needed."""
+    return keycloak.login("alice", client="chat-short").access
+
+
 @pytest.fixture
 def short(keycloak):
     """Lives for five seconds."""
@@ -105,8 +113,7 @@ def test_a_token_that_runs_out_is_renewed_and_the_socket_comes_back(gate, room, 
 
 
 @pytest.mark.parametrize("origin", [None, "https://app.example.com"], ids=["over HTTP", "by a Close"])
-def test_an_expired_token_is_renewed_once_at_once_and_then_backed_off_from(gate, room, told, short, alice, origin):
-    old = short()
+def test_an_expired_token_is_renewed_once_at_once_and_then_backed_off_from(gate, room, told, old, alice, origin):
     purse = Purse(old, old, alice.access)
     wait_until_expired(old)
 
@@ -233,6 +240,131 @@ def test_nobody_signed_in_stops_and_a_failing_renewal_is_waited_out(gate, room, 
     run(talk())
     assert told[1].meaning == "no token could be had: the issuer is away"
     assert told.names()[-2:] == ["connecting", "stopped"]
+
+
+# ---- in the browser -------------------------------------------------------------------------------------------
+
+ROUTES = """
+[[route]]
+path = "/pages/*"
+auth = "none"
+upstream = {{ url = "{}" }}
+
+[[route]]
+path = "/ws/self/{{room}}/"
+origin = {{ allow = ["self"] }}
+"""
+START = """
+    const [path, tokens, options] = args;
+    const { GateSocket } = await import("/pages/sidegate.mjs");
+    const asked = [], told = [], heard = [];
+    const socket = new GateSocket(path, async ({ renew }) => {
+        asked.push(renew);
+        if (renew && tokens.length > 1) tokens.shift();
+        return tokens[0];
+    }, { base: 200, most: 1000, settle: 1000, ...options });
+    socket.addEventListener("state", ({ detail }) => told.push(detail));
+    socket.addEventListener("message", ({ data }) => heard.push(JSON.parse(data)));
+    Object.assign(window, { socket, asked, told, heard });
+"""
+
+
+@pytest.fixture(scope="module")
+def start_site(start_gate, pages):
+    """`with start_site(…) as gate`: one that serves pages, too."""
+    return lambda **settings: start_gate(more=ROUTES.format(pages.url), **settings)
+
+
+@pytest.fixture(scope="module")
+def site(start_site):
+    with start_site() as gate:
+        yield gate
+
+
+@pytest.fixture
+def inside(browser, room):
+    """`inside(gate, token…)`: a page of this gate's, with a socket."""
+    path = room.replace("/chat/", "/self/")
+
+    def start(gate, *tokens, path=path, **options):
+        browser.open(f"{gate.url}/pages/plain/").run(START, path, tokens, options)
+        return browser
+
+    yield start
+    browser.run("window.socket?.close()")
+
+
+def waits(page):
+    return page.run("return told.filter(({ state }) => state === 'waiting')")
+
+
+@pytest.mark.parametrize("carrier", ["subprotocol", "query"])
+def test_a_page_carries_its_token(inside, site, alice, carrier):
+    page = inside(site, alice.access, carrier=carrier, protocols=["chat.v1"])
+    page.until("heard.length")
+    seen = page.run("return { ...heard[0], protocol: socket.protocol }")
+    assert dict(seen["headers"])["x-auth-username"] == "alice"
+    assert (seen["subprotocols"], seen["protocol"], seen["query"]) == (["chat.v1"], "chat.v1", "")
+    assert page.run("return socket.send(JSON.stringify({ say: 'hello' }))") is True
+    page.until("heard[1]?.said === 'hello'")
+    page.run("socket.close()")
+    assert page.run("return [socket.send('x'), ...told.map(({ state }) => state)]") == [False, "connecting", "open", "live", "closed"]
+
+
+def test_a_page_renews_its_token_and_comes_back(inside, site, alice, short):
+    page = inside(site, short(), alice.access)
+    page.until("heard.length === 2")
+    assert page.run("return asked") == [False, True]
+    (waited,) = waits(page)
+    assert (waited["code"], waited["label"], waited["pause"]) == (4001, "token_expired", 0)
+    assert waited["remedy"] == "get a new token, then reconnect"
+
+
+def test_a_page_with_an_expired_token_is_not_fooled_by_being_accepted(inside, site, alice, old):
+    wait_until_expired(old)
+    page = inside(site, old, old, old, alice.access)
+    page.until("heard.length")
+    assert page.run("return asked") == [False, True, True, True]
+    assert page.run("return told.filter(({ state }) => state === 'open').length") == 4
+    assert page.run("return told.filter(({ state }) => state === 'live').length") == 1
+    first, *others = [wait["pause"] for wait in waits(page)]
+    assert first == 0 and 0 < others[0] <= 200 and 0 < others[1] <= 400
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "label"),
+    [("/ws/events/globex/", "access", "origin_denied"), ("/nowhere/", "access", "route_unknown"), ("/ws/self/x/", "id", "token_type")],
+)
+def test_a_page_stops_where_trying_again_does_not_help(inside, site, alice, path, kind, label):
+    page = inside(site, getattr(alice, kind), path=path)
+    page.until("told.at(-1)?.state === 'stopped'")
+    assert page.run("return [told.at(-1).label, asked.length]") == [label, 1]
+    assert page.run("return [told.at(-1).meaning, told.at(-1).remedy].every(Boolean)")
+
+
+def test_a_page_waits_for_a_gate_that_drains_and_one_that_is_away(inside, start_site, alice):
+    with start_site() as gate:
+        page = inside(gate, alice.access)
+        page.until("heard.length === 1")
+        gate.stop()
+        page.until("told.filter(({ state, code }) => state === 'waiting' && code === 1006).length >= 2")
+        gate.start()
+        page.until("heard.length === 2")
+        assert waits(page)[0]["label"] == "draining"
+        gate.admin("DELETE", "/sessions", params={"all": "true"}).raise_for_status()
+        page.until("heard.length === 3")
+        assert waits(page)[-1]["label"] == "operator_closed" and waits(page)[-1]["pause"] <= 200
+
+
+def test_a_page_that_finds_no_room_backs_off_until_there_is_some(inside, start_site, room, alice):
+    with start_site(limits=LIMITS) as gate:
+        with open_socket(gate, room, alice.access) as other:
+            seen_by(other)
+            page = inside(gate, alice.access)
+            page.until("told.filter(({ state }) => state === 'waiting').length === 4")
+        page.until("heard.length")
+        assert {wait["label"] for wait in waits(page)} == {"user_sessions_exceeded"}
+        assert all(wait["pause"] <= bound for wait, bound in zip(waits(page), [200, 400, 800, 1000], strict=False))
 
 
 def test_what_the_helper_of_pages_decides():
