@@ -104,9 +104,9 @@ const JITTER = 250;
 
 /**
  * Connects at once, and again until it is told to stop. Events: `message`, with `data`, and `state`, whose `detail` is
- * { state, code, label, meaning, remedy, pause }. States: connecting · open, though the gate may still refuse by a Close
- * · live, for it has been used · waiting, for `pause` milliseconds · stopped, by a reason that trying again does not
- * help against · closed, by close().
+ * { state, code, label, meaning, remedy, pause, renew }. States: connecting · open, though the gate may still refuse by
+ * a Close · live, for it has been used · waiting, for `pause` milliseconds, with `renew` for a new token · stopped, by a
+ * reason that trying again does not help against · closed, by close().
  */
 export class GateSocket extends EventTarget {
   #url;
@@ -122,8 +122,9 @@ export class GateSocket extends EventTarget {
   /**
    * `token({ renew })` gives a token, or a promise of one; with `renew` the last one was refused, so a kept one will
    * not do. Without a token, nobody being signed in, it stops. An error thrown is a reason to wait.
-   * Options: `carrier` subprotocol | query; `protocols`, your own; `parameter` of the query; `binaryType`; and in
-   * milliseconds `base` and `most` of the back-off, and `settle`, how long a socket without messages must last to count.
+   * Options: `carrier` subprotocol | query, or a function of URL and token that may change the one and gives the
+   * subprotocols for the other; `protocols`, your own; `parameter` of the query; `binaryType`; and in milliseconds `base`
+   * and `most` of the back-off, and `settle`, how long a socket without messages must last to count.
    */
   constructor(url, token, options = {}) {
     super();
@@ -202,9 +203,9 @@ export class GateSocket extends EventTarget {
     const { carrier, protocols, parameter, binaryType } = this.#options;
     const url = new URL(this.#url, globalThis.location?.href);
     url.protocol = url.protocol.replace("http", "ws");
-    const query = carrier === "query";
-    if (query) url.searchParams.set(parameter, token);
-    const socket = new WebSocket(url, query ? protocols : [...protocols, "Bearer", token]);
+    const carry = { subprotocol: () => ["Bearer", token], query: () => (url.searchParams.set(parameter, token), []) };
+    const carried = (carry[carrier] ?? carrier)(url, token);
+    const socket = new WebSocket(url, [...protocols, ...carried]);
     socket.binaryType = binaryType;
     return socket;
   }
@@ -234,7 +235,7 @@ export class GateSocket extends EventTarget {
   }
 
   #again(renew, why, pause) {
-    this.#tell("waiting", { ...why, pause });
+    this.#tell("waiting", { ...why, pause, renew });
     this.#timer = setTimeout(() => this.#connect(renew), pause);
   }
 

@@ -58,11 +58,7 @@ enum Command {
     /// Name every problem of a configuration, or show its effective values
     Check(ConfigArg),
     /// Try it: embedded issuer, embedded backend, gate and a page, on loopback
-    Demo {
-        /// Port of the gate; 0 = any
-        #[arg(long, default_value_t = 8080)]
-        port: u16,
-    },
+    Demo(demo::Options),
     /// Sum up logs of routes in shadow mode: who would have been refused, why, and which line decides it
     Report {
         /// Files of log lines; none, or - = standard input
@@ -136,7 +132,7 @@ pub fn main() -> ExitCode {
     let code = match &cli.command {
         Command::Run(arg) => run(&cli, arg),
         Command::Check(arg) => check(arg),
-        Command::Demo { port } => report(demo::run(*port, |settings| cli.log(settings))),
+        Command::Demo(options) => report(demo::run(options, |settings| cli.log(settings))),
         Command::Report { logs, config } => shadow(logs, config),
         Command::Explain { config, token, path, origin, host, peer } => {
             let asked = explain::Asked {

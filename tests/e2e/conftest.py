@@ -8,7 +8,7 @@ import pytest
 
 from browser import Browser
 from example import Example
-from gate import BINARY, Gate
+from gate import BINARY, Demo, Gate
 from parts import Daphne, Pages, Part, Prometheus, Uvicorn
 from soak import Soak
 from sso import Keycloak
@@ -26,7 +26,8 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             item.add_marker(pytest.mark.timeout(7200))
     items.sort(key=lambda item: "soak" in item.fixturenames)  # it has run longest when they come last
-    if not BINARY.is_file() and any({"start_gate", "start_example", "soak"} & set(item.fixturenames) for item in items):
+    makers = {"start_gate", "start_example", "start_demo", "soak"}
+    if not BINARY.is_file() and any(makers & set(item.fixturenames) for item in items):
         pytest.exit(f"there is no gate at {BINARY}: cargo build, or set SIDEGATE_BIN", returncode=1)
 
 
@@ -86,6 +87,12 @@ def start_gate(logs, keycloak, daphne, uvicorn):
 def start_example(logs, keycloak):
     """`with start_example("gym-checkins") as gym`: a folder of examples/ with all its parts."""
     return lambda name: Example(name, logs, keycloak)
+
+
+@pytest.fixture(scope="session")
+def start_demo(logs):
+    """`with start_demo("--issuer", …) as demo`"""
+    return functools.partial(Demo, logs)
 
 
 @pytest.fixture(scope="session")

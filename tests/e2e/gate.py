@@ -123,6 +123,20 @@ class Gate(AnyGate):
         self.config = self.mount.path
 
 
+class Demo(Part):
+    name = "demo"
+
+    def __init__(self, logs, *options):
+        super().__init__(logs)
+        self.options = options
+
+    def command(self):
+        return [str(BINARY), "demo", "--port", str(self.port), "--log-format", "json", *self.options]
+
+    def is_up(self):
+        return http.get(self.url).status_code == 200
+
+
 def tokens_in(text, keycloak):
     """What is a piece of a token in a text: the start that every JWT has, also once more in base64 as
     Kubernetes' carrier has it, or a signature of this run."""

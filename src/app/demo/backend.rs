@@ -1,7 +1,8 @@
 //! The demo's backend. It has no authentication code: it serves the page, and tells and echoes whatever
 //! reaches it, so that everybody sees what the gate has let through and what it has added.
 
-use bytes::Bytes;
+use std::sync::Arc;
+
 use futures_util::{SinkExt, StreamExt};
 use http::header::{self, HeaderName, HeaderValue};
 use http::{HeaderMap, Request, StatusCode};
@@ -16,16 +17,24 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::answer::{Answer, answer as plain, json_answer};
+use super::site;
+use super::stage::Stage;
 
 /// Answers one request.
-pub(super) fn answer(page: &Bytes, mut request: Request<Incoming>) -> Answer {
+pub(super) async fn answer(stage: Arc<Stage>, mut request: Request<Incoming>) -> Answer {
     if let Some(key) = websocket_key(request.headers()) {
         return accept(&key, &mut request);
     }
-    match request.uri().path() {
-        "/" => plain(StatusCode::OK, "text/html; charset=utf-8", page.clone()),
+    let path = request.uri().path().to_owned();
+    match path.as_str() {
+        "/" => plain(StatusCode::OK, "text/html; charset=utf-8", stage.page.clone()),
         path if path.starts_with("/api/") => json_answer(StatusCode::OK, &seen(&request)),
-        _ => plain(StatusCode::NOT_FOUND, "text/plain", "the backend has no such page\n"),
+        path => match path.strip_prefix("/demo") {
+            Some(button) => stage.answer(button, request).await,
+            None => site::file(path).unwrap_or_else(|| {
+                plain(StatusCode::NOT_FOUND, "text/plain", "the backend has no such page\n")
+            }),
+        },
     }
 }
 

@@ -4,77 +4,123 @@
 mod answer;
 mod backend;
 mod issuer;
+mod setting;
+mod site;
+mod stage;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, anyhow, bail};
-use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use serde_json::{Map, Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
 use self::answer::Answer;
-use self::issuer::{Issuer, USERS};
+use self::issuer::Issuer;
+use self::setting::{External, Setting};
+use self::stage::Stage;
+use super::config::Config;
 use super::drain::Ending;
 use super::{Bound, bind, config};
-use crate::base::reject::Reason;
 use crate::io::listener;
 use crate::telemetry::logging::{Log, LogSettings};
 
-/// With `{{data}}`, `{{config}}` and `{{commands}}` to be filled in.
-const PAGE: &str = include_str!("page.html");
+/// `sidegate demo`
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Port of the gate; 0 = any
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// A real issuer, such as a realm of Keycloak, in place of the embedded one
+    #[arg(long, value_name = "URL")]
+    issuer: Option<String>,
+    /// Its public client that the page signs in by
+    #[arg(long, value_name = "ID", default_value = "chat", requires = "issuer")]
+    client: String,
+    /// What must be in `aud` of its tokens; else any audience will do
+    #[arg(long, value_name = "AUDIENCE", requires = "issuer")]
+    audience: Option<String>,
+}
 
 /// Runs until it is interrupted.
-pub fn run(port: u16, log: impl Fn(LogSettings) -> LogSettings) -> Result<bool> {
-    let demo = start(port, |settings| Log::to_stdout(log(settings)))?;
-    let [curl, websocat, page] = commands(demo.address.port());
-    let metrics =
-        demo.bound.admin_addresses().0.map_or(String::new(), |a| format!("; metrics: http://{a}/metrics"));
+pub fn run(options: &Options, log: impl Fn(LogSettings) -> LogSettings) -> Result<bool> {
+    let Demo { mut bound, setting, stage, log, alive } =
+        start(options, |settings| Log::to_stdout(log(settings)))?;
     // Whether somebody reads this is no reason to stop: the page may be open already.
-    let _ = writeln!(
-        io::stdout(),
-        "Users: alice, bob; the password is the name{metrics}; Ctrl-C ends it.\nPaste one of these:\n\n{curl}\n{websocat}\n{page}\n"
-    );
-    let ending = demo.bound.run(true)?;
-    // Not before: sessions are closed on both sides.
-    drop(demo.alive);
-    Ok(ending == Ending::Drained)
+    let _ = io::stdout().write_all(greeting(&setting).as_bytes());
+    loop {
+        let ending = bound.run(true)?;
+        if !stage.is_to_go_on() {
+            // Not before: sessions are closed on both sides.
+            drop(alive);
+            return Ok(ending == Ending::Drained);
+        }
+        // As another replica would.
+        bound = bind(configured(&setting)?, log.clone())?;
+        stage.enter(bound.control());
+    }
+}
+
+fn greeting(setting: &Setting) -> String {
+    let [curl, websocat, page] = setting.commands();
+    let admin = setting.admin;
+    let who = match &setting.external {
+        None => "Users: alice, bob; the password is the name".to_owned(),
+        Some(External { issuer, client, .. }) => format!(
+            "Users of {issuer}, by its public client {client}: it needs {page} as a valid redirect URI, and + as a web origin"
+        ),
+    };
+    format!(
+        "{who}; metrics: http://127.0.0.1:{admin}/metrics; Ctrl-C ends it.\nPaste one of these:\n\n{curl}\n{websocat}\n{page}\n\n"
+    )
 }
 
 /// A gate that is about to serve, and the two that it stands between, which already do.
 struct Demo {
     bound: Bound,
-    address: SocketAddr,
+    setting: Setting,
+    stage: Arc<Stage>,
+    log: Log,
     /// Issuer and backend end when this is dropped.
     alive: oneshot::Sender<()>,
 }
 
-fn start(port: u16, log: impl FnOnce(LogSettings) -> Log) -> Result<Demo> {
-    let (issuer_listener, issuer_port) = listen()?;
-    let (backend_listener, backend_port) = listen()?;
-    let text = |port| configuration(port, issuer_port, backend_port);
-    // Of this machine's environment nothing counts: the demo is the same everywhere.
-    let loaded = config::read(&text(port), std::iter::empty());
-    let Some(config) = loaded.config else {
-        let problems: Vec<_> = loaded.problems.iter().map(ToString::to_string).collect();
-        bail!("the demo's own configuration is wrong: {}", problems.join("; "));
-    };
+fn start(options: &Options, log: impl FnOnce(LogSettings) -> Log) -> Result<Demo> {
+    let (issuer_listener, issuer) = listen()?;
+    let (backend_listener, backend) = listen()?;
+    let external = options.issuer.as_ref().map(|issuer| External {
+        issuer: issuer.clone(),
+        client: options.client.clone(),
+        audience: options.audience.clone(),
+    });
+    let mut setting = Setting { gate: options.port, admin: 0, issuer, backend, external };
+    let config = configured(&setting)?;
     let log = log(config.log);
-    let bound = bind(config, log).map_err(|error| or_taken(error, port))?;
-    let address = bound.addresses().first().copied().context("the gate has no address")?;
-    let issuer = Issuer::new(format!("http://127.0.0.1:{issuer_port}{}", issuer::REALM))?;
-    let page = page(&text(address.port()), &commands(address.port()));
-    let alive = surround(issuer_listener, issuer, backend_listener, page)?;
-    Ok(Demo { bound, address, alive })
+    let bound = bind(config, log.clone()).map_err(|error| or_taken(error, options.port))?;
+    setting.gate = bound.addresses().first().context("the gate has no address")?.port();
+    setting.admin = bound.admin_addresses().0.context("the gate has no admin address")?.port();
+    let stage = Arc::new(Stage::new(site::page(&setting), bound.control()));
+    let issuer = Issuer::new(setting.embedded())?;
+    let alive = surround(issuer_listener, issuer, backend_listener, Arc::clone(&stage))?;
+    Ok(Demo { bound, setting, stage, log, alive })
+}
+
+/// Of this machine's environment nothing counts: the demo is the same everywhere.
+fn configured(setting: &Setting) -> Result<Config> {
+    let loaded = config::read(&setting.configuration(), std::iter::empty());
+    let problems = || loaded.problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+    match loaded.config {
+        Some(config) => Ok(config),
+        None => bail!("the demo's own configuration is wrong: {}", problems()),
+    }
 }
 
 fn listen() -> Result<(std::net::TcpListener, u16)> {
@@ -100,97 +146,12 @@ fn or_taken(error: anyhow::Error, port: u16) -> anyhow::Error {
     }
 }
 
-/// The configuration of the demo's gate. The page shows it, so its comments are for the visitor.
-fn configuration(gate: u16, issuer: u16, backend: u16) -> String {
-    format!(
-        r#"[listen]
-address = "127.0.0.1:{gate}"
-max_connections = 200               # few files may be open on a desktop
-
-[admin]
-address = "127.0.0.1:0"
-
-[limits]
-attempts_per_address = "off"        # its page fails on purpose, again and again
-
-[upstream]                          # it has no authentication code
-url = "http://127.0.0.1:{backend}"
-
-[[issuer]]
-url = "http://127.0.0.1:{issuer}{realm}"
-audiences = ["chat"]
-leeway = "0s"                       # one clock for all: a token ends to the second
-
-[[route]]
-path = "/ws/*"                      # any valid token
-
-[[route]]
-path = "/ws/events/{{org_id}}/"
-claims = {{ organization = "{{org_id}}" }}
-
-[[route]]
-path = "/ws/staff/"
-roles = ["admin"]
-
-[[route]]
-path = "/api/*"                     # plain HTTP, too
-
-[[route]]                           # the issuer, so that the browser needs one port only
-path = "/realms/*"
-auth = "none"
-upstream = {{ url = "http://127.0.0.1:{issuer}" }}
-
-# No route names the page at "/": plain HTTP passes, a WebSocket there is route_unknown.
-
-[drain]
-delay = "0s"
-spread = "0s"
-deadline = "3s"
-
-[log]
-format = "text"
-"#,
-        realm = issuer::REALM,
-    )
-}
-
-/// What the terminal shows, and the page too: lines that work as they are.
-fn commands(port: u16) -> [String; 3] {
-    let gate = format!("127.0.0.1:{port}");
-    let token = format!("$(curl -s 'http://{gate}{}/token?user=alice')", issuer::REALM);
-    [
-        format!("curl -i http://{gate}/api/me -H \"Authorization: Bearer {token}\""),
-        format!("websocat \"ws://{gate}/ws/chat/?token={token}\""),
-        format!("http://{gate}/"),
-    ]
-}
-
-/// The page, with what it would otherwise have to repeat: users, labels and their advice.
-fn page(configuration: &str, commands: &[String; 3]) -> String {
-    let reasons: Map<String, Value> =
-        Reason::ALL.iter().map(|reason| (reason.label().to_owned(), reason.row().advice.into())).collect();
-    let users: Vec<_> = USERS
-        .iter()
-        .map(|user| json!({"name": user.name, "organization": user.organization, "roles": user.roles}))
-        .collect();
-    // "</script>" inside a text would end the element.
-    let data = json!({"reasons": reasons, "users": users}).to_string().replace('<', "\\u003c");
-    let [curl, websocat, _] = commands;
-    PAGE.replace("{{config}}", &escaped(configuration))
-        .replace("{{commands}}", &escaped(&format!("{curl}\n\n{websocat}")))
-        .replace("{{data}}", &data)
-}
-
-fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;")
-}
-
 /// Issuer and backend, on a thread of their own, until the answer is dropped.
 fn surround(
     issuer_listener: std::net::TcpListener,
     issuer: Issuer,
     backend_listener: std::net::TcpListener,
-    page: String,
+    stage: Arc<Stage>,
 ) -> Result<oneshot::Sender<()>> {
     let (alive, over) = oneshot::channel::<()>();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -198,11 +159,11 @@ fn surround(
         let _inside = runtime.enter();
         (TcpListener::from_std(issuer_listener)?, TcpListener::from_std(backend_listener)?)
     };
-    let (issuer, page) = (Arc::new(issuer), Bytes::from(page));
+    let issuer = Arc::new(issuer);
     let serve = async move {
         tokio::join!(
             serve(listeners.0, move |request| issuer::answer(Arc::clone(&issuer), request)),
-            serve(listeners.1, move |request| std::future::ready(backend::answer(&page, request))),
+            serve(listeners.1, move |request| backend::answer(Arc::clone(&stage), request)),
         )
     };
     std::thread::Builder::new().name("demo".into()).spawn(move || {
