@@ -253,8 +253,8 @@ const trouble = {
   },
   async drain() {
     await live();
+    log("", "Asks the gate to drain.");
     await button("POST", "/drain");
-    log("", "The gate drains.");
   },
   async flood() {
     const flooded = await live();
