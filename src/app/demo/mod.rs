@@ -58,7 +58,7 @@ pub fn run(options: &Options, log: impl Fn(LogSettings) -> LogSettings) -> Resul
     let _ = io::stdout().write_all(greeting(&setting).as_bytes());
     loop {
         let ending = bound.run(true)?;
-        if !stage.is_to_go_on() {
+        if ending == Ending::Cut || !stage.is_to_go_on() {
             // Not before: sessions are closed on both sides.
             drop(alive);
             return Ok(ending == Ending::Drained);

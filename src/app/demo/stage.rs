@@ -31,9 +31,10 @@ impl Stage {
         Self { page: page.into(), control: ArcSwap::new(control), again: AtomicBool::new(false) }
     }
 
-    /// The next gate.
+    /// The next gate, which nobody has asked to drain.
     pub(super) fn enter(&self, control: Arc<Control>) {
         self.control.store(control);
+        self.again.store(false, Ordering::Release);
     }
 
     /// Whether the page, and nobody else, has asked for the drain.

@@ -25,13 +25,14 @@ fn options(port: u16) -> Options {
 struct Running {
     address: SocketAddr,
     control: Arc<crate::app::drain::Control>,
+    stage: Arc<Stage>,
     gate: Option<JoinHandle<Result<Ending>>>,
     _alive: oneshot::Sender<()>,
 }
 
 impl Running {
     fn start() -> Self {
-        let Demo { bound, alive, .. } = start(&options(0), silent).unwrap();
+        let Demo { bound, alive, stage, .. } = start(&options(0), silent).unwrap();
         let address = bound.addresses()[0];
         let control = bound.control();
         let issuers = control.gate().snapshot.load().issuers.clone();
@@ -40,7 +41,7 @@ impl Running {
         while !issuers.iter().all(|issuer| issuer.has_had_keys()) {
             std::thread::sleep(std::time::Duration::from_millis(5));
         }
-        Self { address, control, gate, _alive: alive }
+        Self { address, control, stage, gate, _alive: alive }
     }
 
     /// Status and body.
@@ -60,6 +61,14 @@ impl Running {
         stream.read_to_string(&mut answer).unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
         (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// As the page itself asks.
+    fn press(&self, button: &str, body: &str) -> (u16, String) {
+        let (address, length) = (self.address, body.len());
+        self.ask(&format!(
+            "{button} HTTP/1.1\r\nHost: {address}\r\nOrigin: http://{address}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        ))
     }
 
     fn token(&self, query: &str) -> String {
@@ -171,4 +180,64 @@ fn a_taken_port_is_named_with_the_way_out() {
     let (_taken, port) = listen().unwrap();
     let error = start(&options(port), silent).err().unwrap().to_string();
     assert!(error.contains(&format!("port {port}")) && error.contains("--port"), "{error}");
+}
+
+#[test]
+fn the_page_finds_its_files() {
+    let demo = Running::start();
+    for path in
+        ["/page.css", "/page.mjs", "/tokens.mjs", "/sidegate.mjs", "/frame", "/frame.mjs", "/icon.svg"]
+    {
+        let (status, body) = demo.get(path, None);
+        assert!(status == 200 && !body.is_empty(), "{path}: {status}");
+    }
+    assert_eq!(demo.get("/page", None).0, 404);
+}
+
+#[test]
+fn the_buttons_do_what_an_operator_does() {
+    let demo = Running::start();
+    let token = demo.token("user=alice");
+    let (status, sessions) = demo.get("/demo/sessions?limit=5", None);
+    let sessions: Value = serde_json::from_str(&sessions).unwrap();
+    assert_eq!((status, &sessions["total"]), (200, &0.into()));
+    let sub = "8b6a2f0e-5c1d-4a57-9d3e-0a11ce000001";
+    assert_eq!(demo.press("POST /demo/revocations", &format!("{{\"sub\": \"{sub}\"}}")).0, 201);
+    assert_eq!(demo.get("/api/me", Some(&token)).0, 403);
+    assert_eq!(demo.press("DELETE /demo/sessions?all=true", "").0, 200);
+    assert_eq!(demo.press("POST /demo/nothing", "").0, 404);
+    assert_eq!(
+        demo.ask(&format!(
+            "POST /demo/drain HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n",
+            demo.address
+        ))
+        .0,
+        403
+    );
+    assert!(!demo.stage.is_to_go_on());
+    assert_eq!(demo.press("POST /demo/drain", "").0, 202);
+    assert!(demo.stage.is_to_go_on());
+}
+
+#[test]
+fn a_real_issuer_takes_the_place_of_the_embedded_one() {
+    let with = |issuer: &str, audience: Option<&str>| {
+        let external =
+            External { issuer: issuer.into(), client: "page".into(), audience: audience.map(str::to_owned) };
+        Setting { gate: 8080, admin: 9090, issuer: 1, backend: 2, external: Some(external) }
+    };
+    for audience in [None, Some("chat")] {
+        let setting = with("https://sso.example.com/realms/demo", audience);
+        configured(&setting).unwrap();
+        let text = setting.configuration();
+        assert!(
+            text.contains("connect-src = [\"'self'\", \"ws:\", \"wss:\", \"https://sso.example.com\"]"),
+            "{text}"
+        );
+        assert!(!text.contains("/realms/*"));
+        let told = greeting(&setting);
+        assert!(told.contains("http://127.0.0.1:8080/ as a valid redirect URI") && !told.contains("alice"));
+    }
+    let error = configured(&with("keycloak\"\n[log", None)).err().unwrap().to_string();
+    assert!(error.contains("issuer[1].url"), "{error}");
 }
