@@ -285,8 +285,8 @@ class GateSocket:
             socket = await self._dial(token)
         except InvalidStatus as refused:
             return _refused(refused.response)
-        except (OSError, EOFError, InvalidHandshake):
-            return End()
+        except (OSError, EOFError, InvalidHandshake) as error:
+            return End(meaning=f"the handshake failed: {error}")
         self._tell("open")
         self._current = socket
         self._opened.set_result(socket)

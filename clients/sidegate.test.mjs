@@ -1,4 +1,4 @@
-// node --test clients/
+// node --test clients/sidegate.test.mjs
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { backOff, decide, explain, REASONS } from "./sidegate.mjs";

@@ -65,6 +65,7 @@ class Page:
 def demo(start_demo):
     with start_demo() as demo:
         yield demo
+        assert "eyJ" not in demo.output(), "no token is in the log"
 
 
 @pytest.fixture
