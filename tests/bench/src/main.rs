@@ -14,6 +14,7 @@ mod frame;
 mod gate;
 mod keys;
 mod policy;
+mod replicas;
 mod proc;
 mod process;
 mod rows;

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use crate::client::{Message, Pages, Socket, at_once, verdict, wrong};
 use crate::keys::{Claims, Signer};
 use crate::policy;
+use crate::replicas;
 use crate::proc;
 use crate::process;
 use crate::table::{self, Line};
@@ -160,6 +161,7 @@ pub(crate) async fn run(options: Options) -> io::Result<()> {
     lines.extend(of_processes);
     if let Some(sockets) = options.policy {
         lines.extend(policy::lines(&options, sockets, &mut signer).await?);
+        lines.extend(replicas::lines(&options, &mut signer).await?);
     }
     print!(
         "{}",

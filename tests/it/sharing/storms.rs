@@ -97,7 +97,8 @@ fn all_are_taken_over_in_bounded_memory_while_others_are_served() {
     let late = super::replicas::lonely(&issuer, &redis.url(), "", |config| config);
     let since = Instant::now();
     while !super::replicas::is_in_touch(&late) {
-        assert_eq!(late.plain(&victim).0, 503);
+        let status = late.plain(&victim).0;
+        assert!(status == 503 || super::replicas::is_in_touch(&late), "{status} before all was read");
         assert!(since.elapsed() < Duration::from_secs(30));
         a_while();
     }
