@@ -44,3 +44,17 @@ pub fn user(scope: &str, iss: &str, sub: &str) -> u128 {
 pub fn written(id: u128) -> String {
     format!("{id:032x}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_is_one_limit_issuer_and_sub() {
+        let names = [("", "a", "b"), ("", "ab", ""), ("a", "", "b"), ("", "a", "bc"), ("", "b", "a")]
+            .map(|(scope, iss, sub)| user(scope, iss, sub));
+        for (n, name) in names.iter().enumerate() {
+            assert_eq!(names.iter().position(|other| other == name), Some(n));
+        }
+    }
+}

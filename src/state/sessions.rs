@@ -233,7 +233,8 @@ impl<T: Subject> Sessions<T> {
 
     /// As [`Self::displace_oldest`], by its id.
     pub fn displace(&self, id: u64) {
-        self.matching(|entry| entry.id == id).iter().for_each(|entry| entry.give_way());
+        let it = self.matching(|entry| entry.id == id && !entry.subject.is_shadow());
+        it.iter().for_each(|entry| entry.give_way());
     }
 }
 

@@ -163,10 +163,16 @@ impl Keeper {
         }
     }
 
+    /// Often enough that who is in touch is never taken for stale.
+    fn wait(&self) -> Duration {
+        let stale_after = self.gate.snapshot.load().settings.blacklist.stale_after;
+        stale_after.map_or(WAIT, |after| (after / 3).clamp(Duration::from_millis(10), WAIT))
+    }
+
     /// Takes over what comes.
     async fn follow(&mut self, mut waiting: Connection) -> Never {
         loop {
-            let some = self.shared.tail(&mut waiting, &self.after, WAIT).await?;
+            let some = self.shared.tail(&mut waiting, &self.after, self.wait()).await?;
             if let Some(last) = some.last() {
                 self.after.clone_from(&last.id);
                 let anchor = (last.id.clone(), last.expires);

@@ -47,7 +47,7 @@ pub async fn care(
         }
         let known = locked(anchor).clone();
         let goes_on = shared.goes_on(connection, known.as_ref()).await?;
-        let newest = shared.mark(connection).await?.anchor;
+        let newest = shared.newest(connection).await?;
         if goes_on && !shared.has_unpublished() {
             *locked(anchor) = newest;
         } else {

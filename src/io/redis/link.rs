@@ -72,14 +72,12 @@ impl Shared {
         }))
     }
 
-    /// The same replica under other settings: its sessions live on. What it holds is told there too.
+    /// The same replica under other settings: its sessions live on.
     pub fn succeeded_by(self: &Arc<Self>, settings: &RedisSettings) -> Option<Arc<Self>> {
         if self.settings == *settings {
             return Some(Arc::clone(self));
         }
-        let next = Self::with(settings, Arc::clone(&self.releases))?;
-        next.set_unpublished(true);
-        Some(next)
+        Self::with(settings, Arc::clone(&self.releases))
     }
 
     /// Whether the backend has a blacklist of its own.

@@ -208,14 +208,16 @@ impl Shared {
         // Who may not ask that reads the stream as a whole after each loss of the connection.
         let info = cmd("INFO").arg("server").query_async::<String>(connection).await.unwrap_or_default();
         let run = info.lines().find_map(|line| line.strip_prefix("run_id:"));
+        Ok(Mark { run: run.map(|run| run.trim().to_owned()), anchor: self.newest(connection).await? })
+    }
+
+    /// The newest entry.
+    pub async fn newest(&self, connection: &mut Connection) -> Result<Option<Anchor>, Away> {
         let mut last = cmd("XREVRANGE");
         last.arg(self.stream()).arg("+").arg("-").arg("COUNT").arg(1);
         let reply: StreamRangeReply = last.query_async(connection).await?;
-        let last = reply.ids.into_iter().next().map(|entry| self.read(entry));
-        Ok(Mark {
-            run: run.map(|run| run.trim().to_owned()),
-            anchor: last.map(|told| (told.id, told.expires)),
-        })
+        let newest = reply.ids.into_iter().next().map(|entry| self.read(entry));
+        Ok(newest.map(|told| (told.id, told.expires)))
     }
 
     /// Whether the stream is still the one with this anchor.

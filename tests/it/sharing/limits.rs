@@ -85,6 +85,22 @@ fn the_oldest_gives_way_wherever_it_is() {
 }
 
 #[test]
+fn on_a_route_in_shadow_mode_nobody_gives_way() {
+    let redis = Redis::start();
+    let (a, b) = two(&redis, |config| {
+        limited(1)(config)
+            .set("limits.on_user_limit", "'close_oldest'")
+            .route("path = '/ws/'")
+            .route("path = '/shadow'\nmode = 'shadow'")
+    });
+    let mut shadowed = a.live(&Handshake::to("/shadow").bearer(&a.token_of("alice")));
+    let mut second = b.open(&b.token_of("alice"));
+    a_while();
+    shadowed.assert_echo();
+    second.assert_echo();
+}
+
+#[test]
 fn out_of_touch_each_counts_its_own_refuses_nobody_for_that_and_says_so() {
     let mut redis = Redis::start();
     let (a, b) = two(&redis, limited(2));

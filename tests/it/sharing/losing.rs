@@ -49,6 +49,48 @@ fn killed_what_is_known_holds_and_what_is_posted_holds_here() {
 }
 
 #[test]
+fn restarted_empty_it_is_told_again_what_holds_and_each_thing_once() {
+    let mut redis = Redis::start();
+    let (a, b) = two(&redis.url());
+    let c = replica(&a.issuer, &redis.url(), "", |config| config);
+    for name in ["alice", "bob", "carol"] {
+        a.revoked(&json!({"sub": name}));
+    }
+    for desk in [&a, &b, &c] {
+        await_entries(desk, 3);
+    }
+    redis.kill();
+    for desk in [&a, &b, &c] {
+        await_loss(desk);
+    }
+    redis.restart();
+    let there = || redis.say(&["XLEN", "sidegate:{v1}:revocations"]);
+    eventually("all three in the stream", || (there() == "3").then_some(()));
+    // Whoever else was about to do so has looked again.
+    for desk in [&a, &b, &c] {
+        await_touch(desk);
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(there(), "3", "each once");
+    let again = [&a, &b, &c].map(|desk| desk.lines("revocations_published_again").len());
+    assert_eq!(again.iter().sum::<usize>(), 1, "{again:?}");
+    let late = replica(&a.issuer, &redis.url(), "", |config| config);
+    await_entries(&late, 3);
+}
+
+#[test]
+fn in_touch_it_is_never_stale_however_short_the_time_and_quiet_the_stream() {
+    let redis = Redis::start();
+    let desk =
+        replica(&Issuer::start(), &redis.url(), "", |config| config.set("blacklist.stale_after", "'400ms'"));
+    let token = desk.token_of("alice");
+    for _ in 0..20 {
+        assert_eq!(desk.plain(&token).0, 200);
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn out_of_touch_for_too_long_nobody_new_is_let_in() {
     let mut redis = Redis::start();
     let issuer = Issuer::start();
