@@ -43,7 +43,7 @@ pub async fn revoke(
 
 async fn publish(gate: &Gate, shared: &Arc<Shared>, listed: &Listed, expires: Unix, now: Unix) -> bool {
     let news = News::Revoked { selector: listed.selector.clone(), note: listed.note.clone() };
-    let told = shared.publish(&news, expires.0.saturating_sub(now.0)).await;
+    let told = shared.publish(&listed.id, &news, expires.0.saturating_sub(now.0)).await;
     if let Err(error) = &told {
         let message =
             format!("{}: {error}; it holds on this replica, and is told when Redis is back", listed.selector);

@@ -234,7 +234,9 @@ impl<T: Subject> Sessions<T> {
     /// As [`Self::displace_oldest`], by its id.
     pub fn displace(&self, id: u64) {
         let it = self.matching(|entry| entry.id == id && !entry.subject.is_shadow());
-        it.iter().for_each(|entry| entry.give_way());
+        if let Some(entry) = it.first() {
+            entry.give_way();
+        }
     }
 }
 

@@ -121,6 +121,7 @@ async fn withdrawn(gate: &Gate, id: &str) -> Result<Option<bool>, Wrong> {
                 format!("[blacklist] redis: {error}; the revocation holds: try again when Redis is back"),
             )
         })?;
+        shared.no_longer_pending(&[id.to_owned()]);
     }
     Ok(revocation::withdraw(&gate.blacklist, id))
 }

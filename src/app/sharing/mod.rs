@@ -7,7 +7,7 @@ mod upkeep;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use self::news::{apply, missing};
+use self::news::{apply, missing, survey, take_all};
 use self::upkeep::{Never, care, keep_lease, locked, settle, sweep};
 use super::feed::update_staleness;
 use crate::base::clock::Unix;
@@ -50,7 +50,8 @@ pub async fn keep(gate: Arc<Gate>, shared: Arc<Shared>) {
 pub async fn look_once(gate: &Gate, shared: &Shared) {
     let looked = async {
         let (_, mut connection) = shared.connect(WAIT).await?;
-        missing(gate, shared, &mut connection).await?;
+        let survey = survey(shared, &mut connection).await?;
+        take_all(gate, shared, &mut connection, &survey).await?;
         shared.open(connection);
         shared.touch();
         Ok::<_, Away>(())
@@ -113,11 +114,12 @@ impl Keeper {
                 apply(&self.gate, &self.shared, &some, false).await;
             }
         } else {
-            let (missing, last) = missing(&self.gate, &self.shared, connection).await?;
-            self.after = last;
-            if !missing.is_empty() {
+            let survey = survey(&self.shared, connection).await?;
+            take_all(&self.gate, &self.shared, connection, &survey).await?;
+            if !missing(&self.gate, &survey).is_empty() {
                 self.shared.set_unpublished(true);
             }
+            self.after = survey.last;
         }
         self.mark = mark;
         Ok(())

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::base::clock::Unix;
 use crate::io::redis::link::{Away, Shared};
 use crate::io::redis::server::Connection;
-use crate::io::redis::stream::{AT_ONCE, News, Told};
+use crate::io::redis::stream::{AT_ONCE, News, Position, Told};
 use crate::policy::revocation::Selector;
 use crate::proxy::gate::Gate;
 use crate::proxy::revoking::tell;
@@ -35,11 +35,7 @@ pub async fn apply(gate: &Gate, shared: &Shared, all: &[Told], live: bool) {
             }),
             Some(News::Withdrawn { id }) => {
                 take_over(gate, &std::mem::take(&mut revoked), now);
-                if revocation::withdraw(&gate.blacklist, id).is_some()
-                    && let Some(line) = gate.recorder.log.line(Level::Info, "revocation_withdrawn")
-                {
-                    line.text("by", Feed::Redis.word()).text("replica", &told.by).text("id", id).write();
-                }
+                withdraw(gate, shared, id, Some(&told.by));
             }
             Some(News::Displaced { replica, session }) if live && replica == shared.replica() => {
                 gate.sessions.displace(*session);
@@ -51,6 +47,16 @@ pub async fn apply(gate: &Gate, shared: &Shared, all: &[Told], live: bool) {
     take_over(gate, &revoked, now);
     // Many may follow: others have their turn first.
     tokio::task::yield_now().await;
+}
+
+/// What was asked for here and nobody else has heard of yet is not what another replica takes back.
+fn withdraw(gate: &Gate, shared: &Shared, id: &str, by: Option<&str>) {
+    if !shared.is_pending(id)
+        && revocation::withdraw(&gate.blacklist, id).is_some()
+        && let Some(line) = gate.recorder.log.line(Level::Info, "revocation_withdrawn")
+    {
+        line.text("by", Feed::Redis.word()).maybe("replica", by).text("id", id).write();
+    }
 }
 
 fn take_over(gate: &Gate, all: &[Foreign<'_>], now: Unix) {
@@ -87,40 +93,96 @@ fn take_over(gate: &Gate, all: &[Foreign<'_>], now: Unix) {
     }
 }
 
-/// Reads all of the stream, takes it over, and tells what this replica holds and the stream lacks; and the id
-/// of the last entry.
-pub async fn missing(
+/// What the whole stream says of one revocation in the end.
+#[derive(Clone, Copy, Debug)]
+struct Net {
+    before: Option<Unix>,
+    expires: Unix,
+    holds: bool,
+    /// Where it was last taken back: what stands before that means nothing.
+    withdrawn: Option<Position>,
+}
+
+/// What the whole stream says in the end.
+#[derive(Debug, Default)]
+pub struct Survey {
+    net: HashMap<u128, Net>,
+    /// Id of the last entry.
+    pub last: String,
+}
+
+/// Reads all of the stream; nothing is carried out.
+pub async fn survey(shared: &Shared, connection: &mut Connection) -> Result<Survey, Away> {
+    let mut survey = Survey::default();
+    loop {
+        let some = shared.range(connection, &survey.last).await?;
+        let Some(last) = some.last() else { return Ok(survey) };
+        survey.last.clone_from(&last.id);
+        for told in &some {
+            let fresh = Net { before: None, expires: told.expires, holds: false, withdrawn: None };
+            match &told.news {
+                Some(News::Revoked { selector, .. }) => {
+                    let net = survey.net.entry(name(selector)).or_insert(fresh);
+                    if !net.holds {
+                        (net.before, net.expires, net.holds) = (None, told.expires, true);
+                    }
+                    net.before = net.before.max(selector.issued_before);
+                    net.expires = net.expires.max(told.expires);
+                }
+                Some(News::Withdrawn { id }) => {
+                    let Ok(id) = u128::from_str_radix(id, 16) else { continue };
+                    let net = survey.net.entry(id).or_insert(fresh);
+                    (net.holds, net.withdrawn) = (false, Some(told.position()));
+                }
+                Some(News::Displaced { .. }) | None => {}
+            }
+        }
+    }
+}
+
+/// Carries out what the whole stream says in the end: nothing that was taken back later closes anything.
+pub async fn take_all(
     gate: &Gate,
     shared: &Shared,
     connection: &mut Connection,
-) -> Result<(Vec<(News, Duration)>, String), Away> {
-    let mut there: HashMap<u128, (Option<Unix>, Unix)> = HashMap::new();
+    survey: &Survey,
+) -> Result<(), Away> {
     let mut after = String::new();
     loop {
-        let some = shared.range(connection, &after).await?;
+        let mut some = shared.range(connection, &after).await?;
         let Some(last) = some.last() else { break };
         after.clone_from(&last.id);
-        for told in &some {
-            if let Some(News::Revoked { selector, .. }) = &told.news {
-                let entry = there.entry(name(selector)).or_insert((None, told.expires));
-                entry.0 = entry.0.max(selector.issued_before);
-                entry.1 = entry.1.max(told.expires);
+        some.retain(|told| match &told.news {
+            Some(News::Revoked { selector, .. }) => {
+                let net = survey.net.get(&name(selector));
+                net.and_then(|net| net.withdrawn).is_none_or(|withdrawn| told.position() > withdrawn)
             }
-        }
+            Some(News::Withdrawn { .. } | News::Displaced { .. }) => false,
+            None => true,
+        });
         apply(gate, shared, &some, false).await;
     }
+    for (id, _) in survey.net.iter().filter(|(_, net)| !net.holds) {
+        withdraw(gate, shared, &naming::written(*id), None);
+    }
+    Ok(())
+}
+
+/// What this replica holds and the stream lacks.
+pub fn missing(gate: &Gate, survey: &Survey) -> Vec<(News, Duration)> {
     let (now, mut missing) = (Unix::now(), Vec::new());
     gate.blacklist.asked_for(now, |listed| {
         let Some(expires) = listed.expires else { return };
-        let known = there.get(&name(&listed.selector)).is_some_and(|(before, until)| {
-            *before >= listed.selector.issued_before && until.0 + SLACK >= expires.0
+        let net = survey.net.get(&name(&listed.selector));
+        let known = net.is_some_and(|net| {
+            net.holds && net.before >= listed.selector.issued_before && net.expires.0 + SLACK >= expires.0
         });
         if !known {
             let news = News::Revoked { selector: listed.selector, note: listed.note };
             missing.push((news, expires.0.saturating_sub(now.0)));
         }
     });
-    Ok((missing, after))
+    missing
 }
 
 fn name(selector: &Selector) -> u128 {
@@ -138,20 +200,21 @@ pub async fn restore(gate: &Gate, shared: &Shared, connection: &mut Connection) 
 }
 
 async fn try_restore(gate: &Gate, shared: &Shared, connection: &mut Connection) -> Result<bool, Away> {
-    if missing(gate, shared, connection).await?.0.is_empty() {
-        return Ok(true);
+    let pending = shared.pending();
+    if !missing(gate, &survey(shared, connection).await?).is_empty() {
+        if !shared.may_restore(connection).await? {
+            return Ok(false);
+        }
+        // Whoever did so until now has told some of it.
+        let missing = missing(gate, &survey(shared, connection).await?);
+        for part in missing.chunks(AT_ONCE) {
+            shared.publish_all(connection, part).await?;
+        }
+        shared.has_restored(connection).await?;
+        if let Some(line) = gate.recorder.log.line(Level::Info, "revocations_published_again") {
+            line.number("entries", missing.len() as u64).write();
+        }
     }
-    if !shared.may_restore(connection).await? {
-        return Ok(false);
-    }
-    // Whoever did so until now has told some of it.
-    let (missing, _) = missing(gate, shared, connection).await?;
-    for part in missing.chunks(AT_ONCE) {
-        shared.publish_all(connection, part).await?;
-    }
-    shared.has_restored(connection).await?;
-    if let Some(line) = gate.recorder.log.line(Level::Info, "revocations_published_again") {
-        line.number("entries", missing.len() as u64).write();
-    }
+    shared.no_longer_pending(&pending);
     Ok(true)
 }

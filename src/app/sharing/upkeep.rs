@@ -97,15 +97,21 @@ pub async fn keep_lease(gate: &Gate, shared: &Shared, connection: &mut Connectio
 pub async fn sweep(gate: &Gate, shared: &Shared) -> Never {
     let every = shared.settings.sweep.filter(|_| shared.has_keys());
     let Some(every) = every else { return std::future::pending().await };
+    let mut told = false;
     loop {
         tokio::time::sleep(every).await;
         let entries = gate.sessions.matching(|entry| !entry.switch.has_ended());
         let (entries, facts): (Vec<_>, Vec<_>) =
             entries.into_iter().filter_map(|entry| entry.subject.facts().map(|facts| (entry, facts))).unzip();
         let refused = match shared.look_up_all(&facts, SWEEP_PATIENCE).await {
-            Ok(refused) => refused,
+            Ok(refused) => {
+                told = false;
+                refused
+            }
             Err(error) => {
-                gate.recorder.log.say(Level::Warn, "blacklist_not_swept", &error.to_string());
+                if !std::mem::replace(&mut told, true) {
+                    gate.recorder.log.say(Level::Warn, "blacklist_not_swept", &error.to_string());
+                }
                 continue;
             }
         };

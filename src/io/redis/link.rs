@@ -1,6 +1,7 @@
 //! The way to the server. One connection waits for the tail of the stream, another one serves all the rest.
 //! Both are opened together, and when one is lost both are opened anew: whoever asks meanwhile is told so at once.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +34,8 @@ pub struct Shared {
     woken: Notify,
     /// Something of ours never reached the stream, or may have.
     unpublished: AtomicBool,
+    /// What that is, as far as it was asked for here.
+    pending: Mutex<HashSet<String>>,
     /// When the stream was last heard of.
     contact: Mutex<Option<Instant>>,
     /// By how many milliseconds our clock is ahead of the server's.
@@ -67,6 +70,7 @@ impl Shared {
             connection: Mutex::default(),
             woken: Notify::new(),
             unpublished: AtomicBool::new(false),
+            pending: Mutex::default(),
             contact: Mutex::default(),
             ahead: AtomicI64::new(0),
         }))
@@ -156,6 +160,31 @@ impl Shared {
 
     pub fn set_unpublished(&self, unpublished: bool) {
         self.unpublished.store(unpublished, Ordering::Release);
+    }
+
+    fn locked_pending(&self) -> MutexGuard<'_, HashSet<String>> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The revocation of this id was asked for here, and nobody else may have heard of it. No more of them than
+    /// revocations hold.
+    pub fn add_pending(&self, id: &str) {
+        self.locked_pending().insert(id.to_owned());
+    }
+
+    pub fn is_pending(&self, id: &str) -> bool {
+        self.locked_pending().contains(id)
+    }
+
+    pub fn pending(&self) -> Vec<String> {
+        self.locked_pending().iter().cloned().collect()
+    }
+
+    pub fn no_longer_pending(&self, told: &[String]) {
+        let mut pending = self.locked_pending();
+        for id in told {
+            pending.remove(id);
+        }
     }
 
     /// The connection for all but the tail.

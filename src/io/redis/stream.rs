@@ -46,6 +46,16 @@ pub struct Told {
     pub news: Option<News>,
 }
 
+/// The place of an entry among all: milliseconds of the server's clock, and a number.
+pub type Position = (u64, u64);
+
+impl Told {
+    pub fn position(&self) -> Position {
+        let (millis, number) = self.id.split_once('-').unwrap_or_default();
+        (millis.parse().unwrap_or_default(), number.parse().unwrap_or_default())
+    }
+}
+
 /// What tells one stream from another that has taken its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mark {
@@ -131,10 +141,12 @@ impl Shared {
         add
     }
 
-    /// Tells all replicas. What does not get through is told when they are in touch again.
-    pub async fn publish(&self, news: &News, ttl: Duration) -> Result<(), Away> {
+    /// Tells all replicas of the revocation of this id. What does not get through is told when they are in
+    /// touch again.
+    pub async fn publish(&self, id: &str, news: &News, ttl: Duration) -> Result<(), Away> {
         let told = self.tell(news, ttl).await;
         if told.is_err() {
+            self.add_pending(id);
             self.set_unpublished(true);
             self.wake();
         }

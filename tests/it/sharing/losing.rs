@@ -6,6 +6,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use super::super::harness::{Config, Handshake, Issuer, eventually};
+use super::catching_up::Wire;
 use super::replicas::{await_entries, await_loss, await_touch, lonely, reach, replica, two};
 use super::server::{Redis, a_while};
 
@@ -46,6 +47,68 @@ fn killed_what_is_known_holds_and_what_is_posted_holds_here() {
     await_entries(&c, 2);
     assert_eq!(reach(&c.revoked(&json!({"sub": "dave"}))), ("shared", true));
     await_entries(&a, 3);
+}
+
+#[test]
+fn what_was_asked_for_while_it_was_away_is_not_what_was_taken_back_before_or_elsewhere() {
+    let redis = Redis::start();
+    let issuer = Issuer::start();
+    let wires = [Wire::to(redis.port), Wire::to(redis.port)];
+    let [a, b] = [&wires[0], &wires[1]].map(|wire| replica(&issuer, &wire.url(), "", |config| config));
+    // Revoked and taken back: both stand in the stream.
+    let alice = a.revoked(&json!({"sub": "alice"}))["id"].clone();
+    let bob = a.revoked(&json!({"sub": "bob"}))["id"].clone();
+    await_entries(&b, 2);
+    assert_eq!(a.withdraw(&alice).status, 204);
+    await_entries(&b, 1);
+    // Revoked again where nobody else hears of it; and bob here and there, where he is let in again.
+    wires[1].cut();
+    await_loss(&b);
+    assert_eq!(reach(&b.revoked(&json!({"sub": "alice"}))), ("replica", false));
+    assert_eq!(reach(&b.revoke(&json!({"sub": "bob", "ttl": "2h"})).json()), ("replica", false));
+    assert_eq!(a.withdraw(&bob).status, 204);
+    wires[1].mend();
+    await_touch(&b);
+    await_entries(&a, 2);
+    for desk in [&a, &b] {
+        desk.assert_unwelcome(&desk.token_of("alice"), "user_revoked");
+        desk.assert_unwelcome(&desk.token_of("bob"), "user_revoked");
+    }
+    // Who starts now finds the same.
+    let c = replica(&issuer, &redis.url(), "", |config| config);
+    await_entries(&c, 2);
+    // And told once, it can be taken back by anybody.
+    assert_eq!(c.withdraw(&bob).status, 204);
+    await_entries(&b, 1);
+}
+
+#[test]
+fn a_server_that_kept_all_is_read_as_a_whole_and_what_was_taken_back_closes_nobody() {
+    let mut redis = Redis::with(&["--appendonly", "yes", "--appendfsync", "always"]);
+    let (a, b) = two(&redis.url());
+    for name in ["alice", "bob"] {
+        let id = a.revoked(&json!({"sub": name}))["id"].clone();
+        await_entries(&b, 1);
+        assert_eq!(a.withdraw(&id).status, 204);
+        await_entries(&b, 0);
+    }
+    a.revoked(&json!({"sub": "carol"}));
+    await_entries(&b, 1);
+    let mut bob = b.open(&b.token_of("bob"));
+    redis.kill();
+    await_loss(&a);
+    await_loss(&b);
+    assert_eq!(reach(&b.revoked(&json!({"sub": "alice"}))), ("replica", false));
+    redis.restart();
+    for desk in [&a, &b] {
+        await_touch(desk);
+        await_entries(desk, 2);
+        for name in ["alice", "carol"] {
+            desk.assert_unwelcome(&desk.token_of(name), "user_revoked");
+        }
+        desk.assert_welcome(&desk.token_of("bob"));
+    }
+    bob.assert_echo();
 }
 
 #[test]
