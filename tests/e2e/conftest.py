@@ -3,13 +3,15 @@
 import functools
 import os
 import uuid
+from contextlib import ExitStack
 
 import pytest
 
 from browser import Browser
+from client import open_socket, seen_by
 from example import Example
 from gate import BINARY, Demo, Gate
-from parts import Daphne, Pages, Part, Prometheus, Uvicorn
+from parts import Daphne, Pages, Part, Prometheus, Redis, Uvicorn
 from soak import Soak
 from sso import Keycloak
 
@@ -77,6 +79,14 @@ def browser(logs):
         yield browser
 
 
+@pytest.fixture(scope="module")
+def redis(logs):
+    if not Redis.is_installed():
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no redis-server (Debian: redis-server)")
+    with Redis(logs) as redis:
+        yield redis
+
+
 @pytest.fixture(scope="session")
 def start_gate(logs, keycloak, daphne, uvicorn):
     """`with start_gate(realm="other") as gate`: one with settings of its own."""
@@ -132,6 +142,19 @@ def bob(keycloak):
 def room():
     """A room that nobody else has ever asked for, so that its name in a log is this test's."""
     return f"/ws/chat/{uuid.uuid4().hex}/"
+
+
+@pytest.fixture
+def sockets():
+    """Opens sockets that are closed after the test."""
+    with ExitStack() as stack:
+
+        def open_one(gate, path, tokens):
+            socket = stack.enter_context(open_socket(gate, path, tokens.access))
+            seen_by(socket)
+            return socket
+
+        yield open_one
 
 
 @pytest.fixture(scope="session")

@@ -5,16 +5,17 @@ import os
 import re
 import secrets
 import string
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import httpx
 
-from parts import HERE, ROOT, Mount, Part, free_port, http, wait_until
+from parts import HERE, ROOT, Mount, Part, ahead_by, free_port, http, wait_until
 
 BINARY = (ROOT / os.environ.get("SIDEGATE_BIN", "target/debug/sidegate")).resolve()
 DEFAULTS = {
     "connect_timeout": "1s",
     "refresh": "5m",
+    "leeway": "1s",
     "delay": "0s",
     "listen": "trusted_proxies = []",
     # All clients here have one address, and many are refused on purpose.
@@ -103,9 +104,11 @@ class AnyGate(Part):
 class Gate(AnyGate):
     """The one of gate.toml."""
 
-    def __init__(self, logs, keycloak, daphne, uvicorn, *, realm="demo", wait=True, **settings):
+    def __init__(self, logs, keycloak, daphne, uvicorn, *, realm="demo", wait=True, ahead=0, **settings):
+        """`ahead`: so many seconds its clock is before ours."""
         super().__init__(logs)
         self.wait = wait
+        self.ahead = ahead
         self.keycloak = keycloak
         self.issuer = keycloak.issuer(realm)
         probes_port = free_port()
@@ -121,6 +124,9 @@ class Gate(AnyGate):
             token_file=token_file, issuer=self.issuer, daphne=daphne.url, uvicorn=uvicorn.url,
         ))  # fmt: skip
         self.config = self.mount.path
+
+    def environment(self):
+        return ahead_by(self.ahead) if self.ahead else {}
 
 
 class Demo(Part):
@@ -143,3 +149,18 @@ def tokens_in(text, keycloak):
     starts = re.findall(r".{0,60}(?:eyJ|ZXlK)", text)
     signatures = {token.rpartition(".")[2] for token in keycloak.issued}
     return starts + [signature for signature in signatures if signature[:16] in text]
+
+
+@contextmanager
+def closing_soon(*gates):
+    """Each of these gates meanwhile closes one socket for a revocation, and has measured how long that took."""
+
+    def measured():
+        name = "revocation_to_close_seconds"
+        return [(gate.metric(f"{name}_count"), gate.metric(f"{name}_sum")) for gate in gates]
+
+    before = measured()
+    yield
+    wait_until(lambda: all(now[0] == then[0] + 1 for now, then in zip(measured(), before)), "the time that it took", 5)
+    for (_, now), (_, then) in zip(measured(), before):
+        assert -0.001 < now - then < 1, now - then

@@ -13,6 +13,7 @@ import tempfile
 import time
 
 import httpx
+import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -44,6 +45,15 @@ def wait_until(condition, what, seconds=10):
             pass
         assert time.monotonic() < end, f"not within {seconds} s: {what}"
         time.sleep(0.05)
+
+
+def ahead_by(seconds):
+    """The environment of a program whose wall clock is so much ahead of ours. Not by the command faketime, which
+    would stand between us and the program."""
+    if not shutil.which("faketime"):
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no faketime (Debian: faketime)")
+    library = "/usr/$LIB/faketime/libfaketimeMT.so.1"  # the loader knows $LIB
+    return {"LD_PRELOAD": library, "FAKETIME": f"{seconds:+}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
 
 
 def _end_with_parent():
@@ -116,6 +126,15 @@ class Part:
             return self.is_up()
 
         wait_until(up, f"{self.name} is up", self.patience)
+
+    def signal(self, number):
+        os.killpg(self.process.pid, number)
+
+    def kill(self):
+        """SIGKILL, and it is gone."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
+        self.process = None
 
     def stop(self, patience=20):
         """SIGTERM to the whole group, SIGKILL to what is left; the exit code."""
@@ -197,7 +216,13 @@ class Reflector(Part):
 
 
 class Redis(Part):
+    """Keeps nothing on disk: who starts it again finds it empty."""
+
     name = "redis"
+
+    @staticmethod
+    def is_installed():
+        return shutil.which("redis-server") is not None
 
     def command(self):
         return ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"]
