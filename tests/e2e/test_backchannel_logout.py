@@ -294,7 +294,11 @@ def test_what_only_looks_like_a_logout_closes_nothing(gates, login, record, sock
     talks(stays, "erin")
 
 
-def test_a_logout_that_was_heard_already_closes_nothing(gates, record, sockets, room):
+EACH_BY_ITSELF = pytest.mark.xfail(strict=True, reason="each replica remembers only what was posted to itself")
+
+
+@pytest.mark.parametrize("again", [0, pytest.param(1, marks=EACH_BY_ITSELF)], ids=["at the same gate", "at the other gate"])
+def test_a_logout_that_was_heard_already_closes_nothing(gates, record, sockets, room, again):
     told, other = gates
     tokens, logout_token = record()
     assert post(told, logout_token).status_code == 200
@@ -302,7 +306,7 @@ def test_a_logout_that_was_heard_already_closes_nothing(gates, record, sockets, 
     assert told.admin("DELETE", f"/revocations/{revocation}").status_code == 204
     other.line(event="revocation_withdrawn", id=revocation)
     socket = sockets(told, room, tokens)
-    assert_refused(told, logout_token, "jti was seen before")
+    assert_refused(gates[again], logout_token, "jti was seen before")
     talks(socket, "erin")
 
 

@@ -16,6 +16,7 @@ from parts import Redis, http, wait_until
 from sso import claims
 
 REVOKED = (4001, "token_revoked")
+TWO = "sessions_per_user = 2"
 TTL = 600
 # What is named, and how its sockets end. The issue time is in whole seconds: the next one has this login before it.
 KINDS = {
@@ -192,7 +193,7 @@ BY_ITS_OWN_CLOCK = pytest.mark.xfail(strict=True, reason="a gate that is ahead c
     ids=str,
 )
 def test_the_oldest_socket_of_a_user_makes_room_wherever_it_is(start_pair, redis, keycloak, sockets, room, ahead, order):
-    limits = 'sessions_per_user = 2\non_user_limit = "close_oldest"'
+    limits = f'{TWO}\non_user_limit = "close_oldest"'
     tokens = keycloak.login("alice")
     with start_pair(redis, f"oldest-{ahead}-{order[0]}", ahead=ahead, limits=limits) as pair:
         oldest, older, newest = [sockets(pair[gate], room, tokens) for gate in order]
@@ -214,7 +215,7 @@ def test_without_redis_sockets_live_on_and_when_it_is_back_all_is_told(
 ):
     alice, again = keycloak.login("alice"), keycloak.login("alice")
     sid = claims(alice.access)["sid"]
-    with Redis(logs) as redis, start_pair(redis, "lost", blacklist='stale_after = "2s"') as pair:
+    with Redis(logs) as redis, start_pair(redis, "lost", limits=TWO, blacklist='stale_after = "2s"') as pair:
         a, b = pair
         here, there, stays = sockets(a, room, alice), sockets(b, room, alice), sockets(b, room, bob)
         known = keycloak.login("alice")
@@ -246,6 +247,9 @@ def test_without_redis_sockets_live_on_and_when_it_is_back_all_is_told(
                 assert refusal(gate, room, tokens.access).reason == "token_revoked"
             assert opens(gate, room, again.access)
         talks(stays, "bob")
+        sockets(a, room, bob)
+        for gate in pair:
+            assert refusal(gate, room, bob.access).reason == "user_sessions_exceeded"
         last = revoke(b, sid=claims(bob.access)["sid"], ttl="60s")
         assert (last["closed"], last["scope"], last["durable"]) == (1, "shared", True)
         assert end_of(stays) == REVOKED
@@ -254,7 +258,7 @@ def test_without_redis_sockets_live_on_and_when_it_is_back_all_is_told(
 
 def test_the_places_of_a_gate_that_was_killed_come_back_within_half_a_minute(start_pair, redis, keycloak, bob, sockets, room):
     tokens = keycloak.login("alice")
-    with start_pair(redis, "killed", limits="sessions_per_user = 2") as (a, b):
+    with start_pair(redis, "killed", limits=TWO) as (a, b):
         stays, lost = sockets(a, room, tokens), sockets(b, room, tokens)
         assert refusal(a, room, tokens.access).reason == "user_sessions_exceeded"
         b.kill()
