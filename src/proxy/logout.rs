@@ -15,6 +15,7 @@ use super::plan::{Settings, Snapshot};
 use super::revoking::revoke;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
+use crate::io::redis::link::Shared;
 use crate::policy::claims::Facts;
 use crate::policy::jwt;
 use crate::policy::logout::{self, LogoutSettings};
@@ -92,15 +93,50 @@ async fn carry_out(
     who: &Who,
 ) -> Result<(), Wrong> {
     let token = token(head, body).await?;
-    let (selector, jti) = check(gate, snapshot, logout, &token).await?;
+    let (selector, jti, remembered) = check(snapshot, logout, &token).await?;
     let now = Unix::now();
+    let used =
+        Used { gate, shared: snapshot.shared.as_deref(), name: naming::id(Kind::Jti, &selector.iss, &jti) };
+    if !used.is_first(remembered, now).await {
+        return Err(bad("logout_token: jti was seen before"));
+    }
     let expires = Unix(now.0 + snapshot.settings.blacklist.retention);
     let done = revoke(gate, &selector, expires, None, now, |line| {
         line.text("by", "backchannel_logout").address("address", who.address).text("logout_jti", &jti)
     });
-    done.await.map(|_| ()).map_err(|_| {
-        Wrong(StatusCode::INSUFFICIENT_STORAGE, "[blacklist] max_entries is reached: raise it".into())
-    })
+    if done.await.is_err() {
+        used.forget().await;
+        let full = "[blacklist] max_entries is reached: raise it";
+        return Err(Wrong(StatusCode::INSUFFICIENT_STORAGE, full.into()));
+    }
+    Ok(())
+}
+
+/// The use of a logout token: once, on all replicas, as far as they are in touch.
+struct Used<'g> {
+    gate: &'g Gate,
+    shared: Option<&'g Shared>,
+    name: u128,
+}
+
+impl Used<'_> {
+    async fn is_first(&self, remembered: Duration, now: Unix) -> bool {
+        if !self.gate.logouts.is_first(self.name, Unix(now.0 + remembered), now) {
+            return false;
+        }
+        match self.shared {
+            // A logout that cannot be told from a replay is better heard than lost.
+            Some(shared) => shared.is_first(self.name, remembered).await.unwrap_or(true),
+            None => true,
+        }
+    }
+
+    async fn forget(&self) {
+        self.gate.logouts.forget(self.name);
+        if let Some(shared) = self.shared {
+            shared.forget(self.name).await;
+        }
+    }
 }
 
 /// The only `logout_token` of a form.
@@ -124,13 +160,12 @@ async fn token(head: &Parts, body: Incoming) -> Result<String, Wrong> {
     }
 }
 
-/// Whom a token logs out, and its name.
+/// Whom a token logs out, its name, and how long it could be used again.
 async fn check(
-    gate: &Gate,
     snapshot: &Snapshot,
     logout: &LogoutSettings,
     token: &str,
-) -> Result<(Selector, String), Wrong> {
+) -> Result<(Selector, String, Duration), Wrong> {
     let refused = |reason: Reason| match reason {
         Reason::KeysUnavailable => {
             Wrong(StatusCode::SERVICE_UNAVAILABLE, format!("logout_token: {}", reason.label()))
@@ -146,10 +181,5 @@ async fn check(
     let selector = logout::check(&facts, &logout.clients, leeway.as_secs_f64(), now)
         .map_err(|wrong| bad(format!("logout_token: {wrong}")))?;
     let jti = facts.jti().unwrap_or_default().to_owned();
-    let name = naming::id(Kind::Jti, facts.iss(), &jti);
-    let until = Unix(now.0 + Duration::from_secs_f64(logout::OLDEST) + 2 * leeway);
-    if !gate.logouts.is_first(name, until, now) {
-        return Err(bad("logout_token: jti was seen before"));
-    }
-    Ok((selector, jti))
+    Ok((selector, jti, Duration::from_secs_f64(logout::OLDEST) + 2 * leeway))
 }

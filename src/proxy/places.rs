@@ -38,7 +38,8 @@ pub async fn of_user(
     let key = naming::user(&common.scope, facts.iss(), sub);
     let may_displace = plan.limits.on_user_limit == OnUserLimit::CloseOldest && !plan.shadow;
     let entry = &registration.entry;
-    let claim = shared.map(|shared| (shared, shared.releases.claim(key, entry.started, entry.id)));
+    let claim = shared
+        .map(|shared| (shared, shared.releases.claim(key, shared.by_their_clock(entry.started), entry.id)));
     let taken = match &claim {
         None => None,
         Some((shared, claim)) => match shared.take(claim, key, limit, may_displace).await {

@@ -28,6 +28,11 @@ impl Replays {
         said.insert(name, until);
         true
     }
+
+    /// It has had no effect: it may be said again.
+    pub fn forget(&self, name: u128) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +51,8 @@ mod tests {
         assert!(!said.is_first(1, at(10), at(9)));
         assert!(said.is_first(2, at(10), at(9)));
         assert!(said.is_first(1, at(20), at(10)));
+        said.forget(1);
+        assert!(said.is_first(1, at(20), at(11)) && !said.is_first(1, at(20), at(12)));
     }
 
     #[test]

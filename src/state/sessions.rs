@@ -133,6 +133,11 @@ impl<T> Entry<T> {
     pub fn user_key(&self) -> Option<u128> {
         self.places().user.as_ref().map(Place::key)
     }
+
+    /// The name by which other replicas count it.
+    pub fn shared_name(&self) -> Option<String> {
+        self.places().user.as_ref()?.along().map(str::to_owned)
+    }
 }
 
 impl<T: Describe> Describe for Arc<Entry<T>> {

@@ -78,11 +78,19 @@ struct Taken {
 }
 
 /// Something that is given back together with a place, by being dropped.
-pub trait Along: Debug + Send + Sync {}
+pub trait Along: Debug + Send + Sync {
+    /// What it is called by those who count it.
+    fn name(&self) -> &str;
+}
 
 impl Place {
     pub fn key(&self) -> u128 {
         self.0.key
+    }
+
+    /// The name of what goes along.
+    pub fn along(&self) -> Option<&str> {
+        self.0.along.as_deref().map(Along::name)
     }
 
     /// Takes something along.

@@ -9,7 +9,6 @@ use super::news::restore;
 use crate::base::clock::Unix;
 use crate::io::redis::lease::RENEWAL;
 use crate::io::redis::link::{Away, Shared};
-use crate::io::redis::releases;
 use crate::io::redis::server::Connection;
 use crate::io::redis::stream::Anchor;
 use crate::proxy::gate::Gate;
@@ -45,6 +44,7 @@ pub async fn care(
             () = shared.woken() => {}
             () = tokio::time::sleep(CARE) => turns += 1,
         }
+        shared.compare_clocks(connection).await?;
         let known = locked(anchor).clone();
         let goes_on = shared.goes_on(connection, known.as_ref()).await?;
         let newest = shared.newest(connection).await?;
@@ -76,9 +76,9 @@ pub async fn settle(gate: &Gate, shared: &Shared, connection: &mut Connection) -
         .sessions
         .matching(|entry| entry.user_key().is_some())
         .iter()
-        .filter_map(|entry| Some(releases::member(entry.user_key()?, entry.started, entry.id)))
+        .filter_map(|entry| entry.shared_name())
         .collect();
-    shared.settle(connection, &held, Unix::now()).await
+    shared.settle(connection, &held).await
 }
 
 pub async fn keep_lease(gate: &Gate, shared: &Shared, connection: &mut Connection) -> Never {

@@ -1,7 +1,7 @@
 //! Sessions of users, counted over all replicas.
 //!
 //! Key `PREFIX{v1}:sessions:REPLICA`: a sorted set, all scores 0, of one member for each session that counts:
-//! the user in 32 hexadecimal digits, when it began in 13 digits (milliseconds since the epoch), `-`, its id on
+//! the user in 32 hexadecimal digits, when it began in 13 digits (milliseconds since the epoch, by the server's clock), `-`, its id on
 //! that replica; and one empty member. It lives for [`LEASE`] and is renewed while its replica does: those of
 //! a crashed one vanish by themselves. Key `PREFIX{v1}:replicas`: the set of all replicas.
 
@@ -110,16 +110,11 @@ impl Shared {
     }
 
     /// Makes what is known there equal to what this replica holds, and begins the lease anew.
-    pub async fn settle(
-        &self,
-        connection: &mut Connection,
-        held: &HashSet<String>,
-        now: Unix,
-    ) -> Result<(), Away> {
+    pub async fn settle(&self, connection: &mut Connection, held: &HashSet<String>) -> Result<(), Away> {
         self.releases.untold.store(false, Ordering::Release);
         let mine = self.mine();
         let known: HashSet<String> = cmd("ZRANGE").arg(&mine).arg(0).arg(-1).query_async(connection).await?;
-        let recent = now.0.saturating_sub(UNDER_WAY).as_millis();
+        let recent = self.by_their_clock(Unix::now()).0.saturating_sub(UNDER_WAY).as_millis();
         let is_old = |member: &&String| started(member).is_some_and(|at| u128::from(at) < recent);
         let gone: Vec<&String> = known.difference(held).filter(is_old).collect();
         let new: Vec<(u8, &String)> = held.difference(&known).map(|member| (0, member)).collect();

@@ -107,12 +107,18 @@ impl Shared {
     pub async fn connect(&self, wait: Duration) -> Result<(Connection, Connection), Away> {
         let waiting = self.server.connect(wait + RESPONSE).await?;
         let mut rest = self.server.connect(RESPONSE).await?;
+        self.compare_clocks(&mut rest).await?;
+        Ok((waiting, rest))
+    }
+
+    /// Finds out by how much the server's clock is another than ours, which may be set while the gate runs.
+    pub async fn compare_clocks(&self, connection: &mut Connection) -> Result<(), Away> {
         let before = Unix::now().0;
-        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut rest).await?;
+        let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
         let ours = millis((before + Unix::now().0) / 2);
         let theirs = millis(Duration::from_secs(seconds) + Duration::from_micros(micros));
         self.ahead.store(ours.saturating_sub(theirs), Ordering::Relaxed);
-        Ok((waiting, rest))
+        Ok(())
     }
 
     /// From now on everybody may ask.
@@ -142,6 +148,12 @@ impl Shared {
     pub fn by_our_clock(&self, millis: u64) -> Unix {
         let millis = millis.saturating_add_signed(self.ahead.load(Ordering::Relaxed));
         Unix(Duration::from_millis(millis))
+    }
+
+    /// And the other way round.
+    pub fn by_their_clock(&self, moment: Unix) -> Unix {
+        let millis = u64::try_from(moment.0.as_millis()).unwrap_or_default();
+        Unix(Duration::from_millis(millis.saturating_add_signed(-self.ahead.load(Ordering::Relaxed))))
     }
 
     /// Until the connection is lost, or something waits to be told.

@@ -11,8 +11,8 @@ use crate::state::tally::Along;
 /// Places given back that wait to be told. What does not fit is found at the next renewal.
 const WAITING: usize = 4096;
 
-/// A session as it is counted over all replicas; when it began is by its own replica's clock.
-pub fn member(user: u128, started: Unix, session: u64) -> String {
+/// A session as it is counted over all replicas; when it began is by the server's clock, which all share.
+fn member(user: u128, started: Unix, session: u64) -> String {
     format!("{user:032x}{:013}-{session}", started.0.as_millis())
 }
 
@@ -44,7 +44,7 @@ impl Releases {
 }
 
 impl Releases {
-    /// What gives a session's place back, whatever becomes of the session.
+    /// What gives a session's place back, whatever becomes of the session. `started` is by the server's clock.
     pub fn claim(self: &Arc<Self>, user: u128, started: Unix, session: u64) -> Claim {
         Claim { releases: Arc::clone(self), member: member(user, started, session) }
     }
@@ -57,7 +57,11 @@ pub struct Claim {
     pub member: String,
 }
 
-impl Along for Claim {}
+impl Along for Claim {
+    fn name(&self) -> &str {
+        &self.member
+    }
+}
 
 impl Drop for Claim {
     fn drop(&mut self) {

@@ -24,6 +24,8 @@ pub const AT_ONCE: usize = 1000;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A session that has to give way does so at once, or its replica is gone.
 const DISPLACED_FOR: Duration = Duration::from_secs(60);
+/// Clocks do not go apart by so much by themselves.
+const CLOCK_SET: Duration = Duration::from_secs(1);
 /// Longest text in an entry, as in what operators may post.
 const MAX_TEXT: usize = 16 * 1024;
 
@@ -198,8 +200,14 @@ impl Shared {
         read.arg("COUNT").arg(AT_ONCE).arg("BLOCK").arg(wait.as_millis().to_string());
         read.arg("STREAMS").arg(self.stream()).arg(after);
         let reply: Option<StreamReadReply> = read.query_async(connection).await?;
-        let entries = reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
-        Ok(entries.map(|entry| self.read(entry)).collect())
+        let entries: Vec<_> =
+            reply.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids).collect();
+        // What has just been told cannot be long ago, nor is it still to come: unless a clock was set.
+        let newest = entries.last().map(|entry| self.read(entry.clone()).at);
+        if newest.is_some_and(|at| at.0.abs_diff(Unix::now().0) > CLOCK_SET) {
+            self.compare_clocks(connection).await?;
+        }
+        Ok(entries.into_iter().map(|entry| self.read(entry)).collect())
     }
 
     fn read(&self, entry: StreamId) -> Told {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::harness::{Answer, Backend, Client, Config, Gate, Handshake, Issuer, Key, eventually, now};
 use super::super::operating::desk::{Desk, answer, request};
-use super::replicas::{await_entries, replica};
+use super::replicas::{await_entries, await_loss, replica};
 use super::server::Redis;
 
 const PATH: &str = "/oidc/backchannel-logout";
@@ -281,6 +281,37 @@ fn without_the_issuers_keys_it_says_that_it_cannot_tell() {
     ));
     assert_eq!(answer.status, 503, "{}", String::from_utf8_lossy(&body));
     assert!(String::from_utf8_lossy(&body).contains("temporarily_unavailable"));
+}
+
+#[test]
+fn one_that_found_no_room_may_be_sent_again() {
+    let desk = Desk::with(|config| logging_out(config).set("blacklist.max_entries", "1"));
+    let live = desk.open(&desk.token_of("alice"));
+    let id = desk.revoked(&json!({"sub": "bob"}))["id"].clone();
+    let body = format!("logout_token={}", token(&desk, &json!({})));
+    let full = post(&desk, &body);
+    assert_eq!(full.status, 507, "{}", full.body);
+    assert_eq!(desk.withdraw(&id).status, 204);
+    assert_eq!(post(&desk, &body).status, 200);
+    live.assert_closed(&desk, 4001, "token_revoked");
+}
+
+#[test]
+fn what_one_replica_has_heard_closes_nothing_at_another_and_without_redis_it_does() {
+    let mut redis = Redis::start();
+    let issuer = Issuer::start();
+    let a = replica(&issuer, &redis.url(), "", logging_out);
+    let b = replica(&issuer, &redis.url(), "", logging_out);
+    let body = format!("logout_token={}", token(&a, &json!({"sid": "nobody"})));
+    assert_eq!(post(&a, &body).status, 200);
+    for desk in [&a, &b] {
+        assert_refused(desk, &post(desk, &body), "seen before");
+    }
+    redis.kill();
+    await_loss(&b);
+    let live = b.open(&b.token_of("alice"));
+    assert_eq!(log_out(&b, &json!({})).status, 200, "better heard twice than lost");
+    live.assert_closed(&b, 4001, "token_revoked");
 }
 
 #[test]
