@@ -105,7 +105,7 @@ class Gate(AnyGate):
     """The one of gate.toml."""
 
     def __init__(self, logs, keycloak, daphne, uvicorn, *, realm="demo", wait=True, ahead=0, **settings):
-        """`ahead`: so many seconds its clock is before ours."""
+        """`ahead`: so many seconds its clock is before ours, or a file that says how many."""
         super().__init__(logs)
         self.wait = wait
         self.ahead = ahead

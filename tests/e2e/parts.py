@@ -48,12 +48,16 @@ def wait_until(condition, what, seconds=10):
 
 
 def ahead_by(seconds):
-    """The environment of a program whose wall clock is so much ahead of ours. Not by the command faketime, which
-    would stand between us and the program."""
+    """The environment of a program whose wall clock is so much ahead of ours, or by what a file says at any time.
+    Not by the command faketime, which would stand between us and the program."""
     if not shutil.which("faketime"):
         (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no faketime (Debian: faketime)")
     library = "/usr/$LIB/faketime/libfaketimeMT.so.1"  # the loader knows $LIB
-    return {"LD_PRELOAD": library, "FAKETIME": f"{seconds:+}s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    if isinstance(seconds, pathlib.Path):
+        fake = {"FAKETIME_TIMESTAMP_FILE": str(seconds), "FAKETIME_NO_CACHE": "1"}
+    else:
+        fake = {"FAKETIME": f"{seconds:+}s"}
+    return {"LD_PRELOAD": library, "FAKETIME_DONT_FAKE_MONOTONIC": "1"} | fake
 
 
 def _end_with_parent():

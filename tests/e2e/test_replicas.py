@@ -184,6 +184,19 @@ def test_the_sockets_of_a_user_are_counted_over_both_gates(pair, keycloak, bob, 
     assert [gate.metric("limit_alone_total") for gate in pair] == [0, 0]
 
 
+def test_a_clock_that_is_set_while_the_gate_runs_is_noticed_with_the_next_news(start_pair, redis, keycloak, sockets, revoke, room, tmp_path):
+    file = tmp_path / "ahead"
+    file.write_text("+0s\n")
+    with start_pair(redis, "set", ahead=file) as (a, b):
+        for seconds in (60, 0):
+            file.write_text(f"{seconds:+}s\n")
+            tokens = keycloak.login("alice")
+            socket = sockets(b, room, tokens)
+            with closing_soon(b):
+                revoke(a, sid=claims(tokens.access)["sid"], ttl="30s")
+                assert end_of(socket, timeout=5) == (4001, "token_revoked")
+
+
 @pytest.mark.parametrize(
     ("ahead", "order"),
     [(0, (0, 1, 0)), (0, (1, 0, 1)), (60, (0, 1, 0)), (60, (1, 0, 1))],
