@@ -21,6 +21,7 @@ use crate::io::redis::link::Shared;
 use crate::proxy::gate::Gate;
 use crate::proxy::judge;
 use crate::proxy::plan::Snapshot;
+use crate::state::blacklist::Feed;
 use crate::state::sessions::Subject as _;
 use crate::telemetry::logging::{Level, Log, LogSettings};
 
@@ -51,6 +52,7 @@ impl Fetchers {
             shared.close();
         }
         if let (None, Some(shared)) = (&self.shared, &snapshot.shared) {
+            gate.recorder.metrics.know_feed(Feed::Redis.word());
             let keeper = tokio::spawn(sharing::keep(Arc::clone(gate), Arc::clone(shared)));
             self.shared = Some((Arc::clone(shared), keeper));
         }

@@ -307,6 +307,11 @@ impl Metrics {
         self.reload_successful.set(i64::from(ok));
     }
 
+    /// A feed's series exists before its first contact.
+    pub fn know_feed(&self, feed: &'static str) {
+        let _ = self.blacklist_contact.get_or_create(&[("feed", feed)]);
+    }
+
     pub fn feed_in_touch(&self, feed: &'static str, now: f64) {
         self.blacklist_contact.get_or_create(&[("feed", feed)]).set(now);
     }

@@ -187,6 +187,9 @@ fn never_in_touch_is_stale_from_the_start() {
     assert_eq!(desk.gate.refusal(&handshake), (503, "blacklist_unavailable".into()));
     assert_eq!(desk.ask("GET /readyz").status, 503);
     assert_eq!(desk.gate.logged("blacklist_redis_lost")["level"], "warn");
+    // For the alert: since the epoch.
+    let contact = "sidegate_blacklist_last_contact_timestamp_seconds{feed=\"redis\"} 0.0\n";
+    assert!(desk.gate.metrics().contains(contact), "{}", desk.gate.metrics());
     let lenient = lonely(&issuer, &url, "", |config| config.set("blacklist.on_stale", "'allow'"));
     lenient.assert_welcome(&lenient.token_of("alice"));
 }
