@@ -20,6 +20,9 @@ use crate::base::clock::Unix;
 pub const PATIENCE: Duration = Duration::from_millis(100);
 /// Nor anything else that need not wait for news.
 const RESPONSE: Duration = Duration::from_secs(2);
+/// Revocations that wait to be told and are known by their ids. Beyond that none is taken back by what another
+/// replica says, until all are told.
+const MOST_PENDING: usize = 100_000;
 /// Version of the data model: the hash tag of every key, so that all of them lie in one slot.
 const MODEL: &str = "{v1}";
 
@@ -178,14 +181,18 @@ impl Shared {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The revocation of this id was asked for here, and nobody else may have heard of it. No more of them than
-    /// revocations hold.
+    /// The revocation of this id was asked for here, and nobody else may have heard of it.
     pub fn add_pending(&self, id: &str) {
-        self.locked_pending().insert(id.to_owned());
+        let mut pending = self.locked_pending();
+        if pending.len() < MOST_PENDING {
+            pending.insert(id.to_owned());
+        }
     }
 
+    /// Of more than can be remembered any may be one.
     pub fn is_pending(&self, id: &str) -> bool {
-        self.locked_pending().contains(id)
+        let pending = self.locked_pending();
+        pending.len() >= MOST_PENDING || pending.contains(id)
     }
 
     pub fn pending(&self) -> Vec<String> {
@@ -230,4 +237,29 @@ impl Shared {
 
 fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_more_pending_ones_than_can_be_remembered_any_may_be_one() {
+        let settings = RedisSettings {
+            url: "redis://127.0.0.1".into(),
+            prefix: "p:".into(),
+            keys: Vec::new(),
+            sweep: None,
+            ca_file: None,
+        };
+        let shared = Shared::new(&settings).unwrap();
+        shared.add_pending("a");
+        assert!(shared.is_pending("a") && !shared.is_pending("b"));
+        (0..2 * MOST_PENDING).for_each(|id| shared.add_pending(&id.to_string()));
+        assert!(shared.is_pending("b"));
+        let all = shared.pending();
+        assert_eq!(all.len(), MOST_PENDING);
+        shared.no_longer_pending(&all);
+        assert!(!shared.is_pending("a") && !shared.is_pending("b"));
+    }
 }
