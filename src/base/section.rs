@@ -344,7 +344,7 @@ fn show_map<T: Value>(pairs: &[(String, T)]) -> String {
 }
 
 /// Hides the passwords of URLs: what is shown ends in logs and tickets.
-fn masked(value: &str) -> String {
+pub fn masked(value: &str) -> String {
     let mut parts = value.split("://");
     let mut out = parts.next().unwrap_or_default().to_owned();
     for rest in parts {

@@ -57,7 +57,8 @@ pub async fn look_once(gate: &Gate, shared: &Shared) {
         Ok::<_, Away>(())
     };
     if let Err(error) = looked.await {
-        gate.recorder.log.say(Level::Warn, "blacklist_redis_lost", &format!("[blacklist] redis: {error}"));
+        let trouble = format!("[blacklist] redis {}: {error}", shared.settings.place());
+        gate.recorder.log.say(Level::Warn, "blacklist_redis_lost", &trouble);
     }
     update_staleness(gate);
 }
@@ -158,7 +159,8 @@ impl Keeper {
 
     fn lost(&mut self, error: &Away) {
         update_staleness(&self.gate);
-        let trouble = format!("[blacklist] redis: {error}; what is known holds");
+        let place = self.shared.settings.place();
+        let trouble = format!("[blacklist] redis {place}: {error}; what is known holds");
         if self.told.as_ref() != Some(&trouble) {
             self.gate.recorder.log.say(Level::Warn, "blacklist_redis_lost", &trouble);
             self.told = Some(trouble);

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 /// Connect, TLS and password together.
 const CONNECT: Duration = Duration::from_secs(2);
-const ACCEPTED: &str = "accepted: \"redis://USER:PASSWORD@HOST:PORT/DB\", rediss:// for TLS, redis+unix:///PATH, redis+sentinel://HOST:PORT,HOST:PORT/MASTER, redis+cluster://HOST:PORT,HOST:PORT";
+const ACCEPTED: &str = "accepted: redis://HOST:PORT/DB, rediss:// for TLS, redis+unix:///PATH, redis+sentinel://HOST:PORT,HOST:PORT/MASTER, redis+cluster://HOST:PORT,HOST:PORT, each with USER:PASSWORD@ before the first host";
 
 /// What is wrong with the place.
 #[derive(Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::server::{Server, Wrong};
-use crate::base::section::Section;
+use crate::base::section::{Section, masked};
 use crate::base::value::Span;
 use crate::policy::foreign::Pattern;
 
@@ -47,6 +47,11 @@ impl RedisSettings {
                 None
             }
         }
+    }
+
+    /// Where the server is, for the log.
+    pub fn place(&self) -> String {
+        masked(&self.url)
     }
 
     /// Whether the tokens of live sessions have to be remembered, for a key is made of them.
