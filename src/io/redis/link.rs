@@ -118,9 +118,15 @@ impl Shared {
     pub async fn compare_clocks(&self, connection: &mut Connection) -> Result<(), Away> {
         let before = Unix::now().0;
         let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(connection).await?;
-        let ours = millis((before + Unix::now().0) / 2);
+        let after = Unix::now().0;
         let theirs = millis(Duration::from_secs(seconds) + Duration::from_micros(micros));
-        self.ahead.store(ours.saturating_sub(theirs), Ordering::Relaxed);
+        let ahead = millis((before + after) / 2).saturating_sub(theirs);
+        // A slow answer says no more than what is known.
+        if ahead.abs_diff(self.ahead.load(Ordering::Relaxed))
+            > millis(after.saturating_sub(before)).unsigned_abs()
+        {
+            self.ahead.store(ahead, Ordering::Relaxed);
+        }
         Ok(())
     }
 

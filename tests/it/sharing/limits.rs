@@ -72,9 +72,9 @@ fn the_oldest_gives_way_wherever_it_is() {
     let redis = Redis::start();
     let (a, b) = two(&redis, |config| limited(2)(config).set("limits.on_user_limit", "'close_oldest'"));
     let oldest = a.open(&a.token_of("alice"));
-    std::thread::sleep(Duration::from_millis(5));
+    a_while();
     let second = b.open(&b.token_of("alice"));
-    std::thread::sleep(Duration::from_millis(5));
+    a_while();
     let mut third = b.open(&b.token_of("alice"));
     oldest.assert_closed(&a, 4029, "user_sessions_exceeded");
     let mut fourth = a.open(&a.token_of("alice"));
