@@ -1,5 +1,7 @@
 //! OpenID Connect Back-Channel Logout 1.0 §2.5–2.8: the issuer tells that a user has logged out.
 
+use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -15,7 +17,6 @@ use super::plan::{Settings, Snapshot};
 use super::revoking::revoke;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
-use crate::io::redis::link::Shared;
 use crate::policy::claims::Facts;
 use crate::policy::jwt;
 use crate::policy::logout::{self, LogoutSettings};
@@ -56,8 +57,8 @@ fn response(status: StatusCode, body: Body) -> Response<Body> {
 
 /// Logs out whom the token of a request names.
 pub async fn answer(
-    gate: &Gate,
-    snapshot: &Snapshot,
+    gate: &Arc<Gate>,
+    snapshot: &Arc<Snapshot>,
     logout: &LogoutSettings,
     head: &Parts,
     body: Incoming,
@@ -66,7 +67,16 @@ pub async fn answer(
     if head.method != Method::POST {
         return other_method();
     }
-    let Err(Wrong(status, message)) = carry_out(gate, snapshot, logout, head, body, who).await else {
+    let done = async {
+        let token = token(head, body).await?;
+        let (selector, jti, remembered) = check(snapshot, logout, &token).await?;
+        let (gate, snapshot, address) = (Arc::clone(gate), Arc::clone(snapshot), who.address);
+        let logout = Logout { gate, snapshot, selector, jti, remembered, address };
+        // Whether the issuer waits for the answer or not.
+        let carried_out = tokio::spawn(logout.carry_out()).await;
+        carried_out.unwrap_or_else(|error| Err(Wrong(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())))
+    };
+    let Err(Wrong(status, message)) = done.await else {
         return response(StatusCode::OK, Body::Empty);
     };
     if let Some(line) = gate.recorder.log.line(Level::Warn, "logout_refused") {
@@ -84,57 +94,48 @@ pub async fn answer(
     response
 }
 
-async fn carry_out(
-    gate: &Gate,
-    snapshot: &Snapshot,
-    logout: &LogoutSettings,
-    head: &Parts,
-    body: Incoming,
-    who: &Who,
-) -> Result<(), Wrong> {
-    let token = token(head, body).await?;
-    let (selector, jti, remembered) = check(snapshot, logout, &token).await?;
-    let now = Unix::now();
-    let used =
-        Used { gate, shared: snapshot.shared.as_deref(), name: naming::id(Kind::Jti, &selector.iss, &jti) };
-    if !used.is_first(remembered, now).await {
-        return Err(bad("logout_token: jti was seen before"));
-    }
-    let expires = Unix(now.0 + snapshot.settings.blacklist.retention);
-    let done = revoke(gate, &selector, expires, None, now, |line| {
-        line.text("by", "backchannel_logout").address("address", who.address).text("logout_jti", &jti)
-    });
-    if done.await.is_err() {
-        used.forget().await;
-        let full = "[blacklist] max_entries is reached: raise it";
-        return Err(Wrong(StatusCode::INSUFFICIENT_STORAGE, full.into()));
-    }
-    Ok(())
+/// A logout whose token is good.
+struct Logout {
+    gate: Arc<Gate>,
+    snapshot: Arc<Snapshot>,
+    selector: Selector,
+    /// The token's name, and how long it could be used again.
+    jti: String,
+    remembered: Duration,
+    address: IpAddr,
 }
 
-/// The use of a logout token: once, on all replicas, as far as they are in touch.
-struct Used<'g> {
-    gate: &'g Gate,
-    shared: Option<&'g Shared>,
-    name: u128,
-}
+impl Logout {
+    /// Once, on all replicas, as far as they are in touch.
+    async fn carry_out(self) -> Result<(), Wrong> {
+        let Self { gate, snapshot, selector, jti, address, .. } = &self;
+        let (now, name) = (Unix::now(), naming::id(Kind::Jti, &selector.iss, jti));
+        if !self.is_first(name, now).await {
+            return Err(bad("logout_token: jti was seen before"));
+        }
+        let expires = Unix(now.0 + snapshot.settings.blacklist.retention);
+        let done = revoke(gate, selector, expires, None, now, |line| {
+            line.text("by", "backchannel_logout").address("address", *address).text("logout_jti", jti)
+        });
+        if done.await.is_err() {
+            gate.logouts.forget(name);
+            if let Some(shared) = &snapshot.shared {
+                shared.forget(name).await;
+            }
+            let full = "[blacklist] max_entries is reached: raise it";
+            return Err(Wrong(StatusCode::INSUFFICIENT_STORAGE, full.into()));
+        }
+        Ok(())
+    }
 
-impl Used<'_> {
-    async fn is_first(&self, remembered: Duration, now: Unix) -> bool {
-        if !self.gate.logouts.is_first(self.name, Unix(now.0 + remembered), now) {
+    async fn is_first(&self, name: u128, now: Unix) -> bool {
+        if !self.gate.logouts.is_first(name, Unix(now.0 + self.remembered), now) {
             return false;
         }
-        match self.shared {
+        match &self.snapshot.shared {
             // A logout that cannot be told from a replay is better heard than lost.
-            Some(shared) => shared.is_first(self.name, remembered).await.unwrap_or(true),
+            Some(shared) => shared.is_first(name, self.remembered).await.unwrap_or(true),
             None => true,
-        }
-    }
-
-    async fn forget(&self) {
-        self.gate.logouts.forget(self.name);
-        if let Some(shared) = self.shared {
-            shared.forget(self.name).await;
         }
     }
 }

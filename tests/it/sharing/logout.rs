@@ -315,6 +315,20 @@ fn what_one_replica_has_heard_closes_nothing_at_another_and_without_redis_it_doe
 }
 
 #[test]
+fn it_is_carried_out_though_the_issuer_does_not_wait_for_it() {
+    let redis = Redis::start();
+    let desk = replica(&Issuer::start(), &redis.url(), "", logging_out);
+    let live = desk.open(&desk.token_of("alice"));
+    redis.pause();
+    let body = format!("logout_token={}", token(&desk, &json!({})));
+    let client = desk.gate.send(&request(&format!("POST {PATH}"), &[HOST, FORM], &body));
+    std::thread::sleep(std::time::Duration::from_millis(30));
+    drop(client);
+    live.assert_closed(&desk, 4001, "token_revoked");
+    redis.resume();
+}
+
+#[test]
 fn it_reaches_the_other_replicas() {
     let redis = Redis::start();
     let issuer = Issuer::start();
