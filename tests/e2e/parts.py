@@ -47,11 +47,16 @@ def wait_until(condition, what, seconds=10):
         time.sleep(0.05)
 
 
+def skip(why):
+    """What cannot be had here; on CI nothing is skipped."""
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
+
+
 def ahead_by(seconds):
     """The environment of a program whose wall clock is so much ahead of ours, or by what a file says at any time.
     Not by the command faketime, which would stand between us and the program."""
     if not shutil.which("faketime"):
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no faketime (Debian: faketime)")
+        skip("no faketime (Debian: faketime)")
     library = "/usr/$LIB/faketime/libfaketimeMT.so.1"  # the loader knows $LIB
     if isinstance(seconds, pathlib.Path):
         fake = {"FAKETIME_TIMESTAMP_FILE": str(seconds), "FAKETIME_NO_CACHE": "1"}

@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 import dashboard
 from client import by_header, end_of, open_socket, refusal, talks
-from parts import http, wait_until
+from parts import http, skip, wait_until
 from sso import claims, encode, with_claims
 
 SWEEP = 5
@@ -33,7 +33,7 @@ addresses = (f"127.0.{block}.{host}" for block, host in itertools.product(range(
 @pytest.fixture(scope="module")
 def review(start_example):
     if not shutil.which("redis-server"):
-        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)("no redis-server (Debian: redis-server)")
+        skip("no redis-server (Debian: redis-server)")
     with start_example("case-review") as review:
         yield review
 

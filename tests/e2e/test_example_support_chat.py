@@ -1,7 +1,6 @@
 """examples/support-chat: what its README promises, through nginx with TLS."""
 
 import json
-import os
 import shutil
 import subprocess
 import time
@@ -12,7 +11,7 @@ import pytest
 
 from client import by_header, by_query, by_subprotocol, end_of, open_socket, refusal
 from gate import BINARY
-from parts import http, wait_until
+from parts import skip, wait_until
 from sso import claims
 
 TICKET = "/ws/support/4711/"
@@ -20,10 +19,6 @@ DESK = "https://desk.support.example"
 TOOLS = ["nginx", "openssl"]
 LIFE = 3  # seconds, in place of five minutes
 LEEWAY = 2  # of sidegate.toml
-
-
-def skip(why):
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
 
 
 @pytest.fixture(scope="module")
