@@ -1,10 +1,10 @@
-//! A revocation that somebody has asked for: enforced here at once, and told to all other replicas.
+//! A revocation that somebody has asked for, or takes back: carried out here, and told to all other replicas.
 
 use std::sync::Arc;
 
 use super::gate::Gate;
 use crate::base::clock::Unix;
-use crate::io::redis::link::Shared;
+use crate::io::redis::link::{Away, Shared};
 use crate::io::redis::stream::News;
 use crate::policy::revocation::{Kind, Selector};
 use crate::state::blacklist::{Full, Listed};
@@ -50,6 +50,20 @@ async fn publish(gate: &Gate, shared: &Arc<Shared>, listed: &Listed, expires: Un
         gate.recorder.log.say(Level::Warn, "revocation_not_shared", &message);
     }
     told.is_ok()
+}
+
+/// Takes a revocation back on all replicas, or on none: one that still has it would tell it to the others
+/// again. `None` = there is none, `Some(false)` = the file says so too.
+pub async fn withdraw(gate: &Gate, id: &str) -> Result<Option<bool>, Away> {
+    let (shared, now) = (gate.snapshot.load().shared.clone(), Unix::now());
+    if let Some(shared) = shared
+        && let Some(expires) = gate.blacklist.asked_until(id).filter(|expires| *expires > now)
+    {
+        let news = News::Withdrawn { id: id.to_owned() };
+        shared.tell(&news, expires.0.saturating_sub(now.0)).await?;
+        shared.no_longer_pending(&[id.to_owned()]);
+    }
+    Ok(revocation::withdraw(&gate.blacklist, id))
 }
 
 /// One line for each revocation, and what shadow mode would have done.

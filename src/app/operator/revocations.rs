@@ -11,13 +11,11 @@ use super::super::answer::{Answer, Asker, json_answer};
 use super::asked::{Wrong, bad, by, page_size, parameters};
 use crate::base::clock::Unix;
 use crate::base::value::{Raw, Span, Value as _, quoted};
-use crate::io::redis::stream::News;
 use crate::policy::jwt::object_of;
 use crate::policy::revocation::{Kind, Selector};
 use crate::proxy::gate::Gate;
-use crate::proxy::revoking::{Done, revoke};
+use crate::proxy::revoking::{self, Done};
 use crate::state::blacklist::Listed;
-use crate::state::revocation;
 use crate::telemetry::logging::Level;
 
 /// Longest body of a request.
@@ -75,7 +73,7 @@ pub async fn post(gate: &Gate, from: Asker, body: Incoming) -> Result<Answer, Wr
     if note.is_some_and(|note| note.len() > MAX_NOTE) {
         return Err(bad(format!("reason; accepted: at most {MAX_NOTE} bytes")));
     }
-    let done = revoke(gate, &selector, Unix(now.0 + ttl), note, now, |line| by(line, from)).await;
+    let done = revoking::revoke(gate, &selector, Unix(now.0 + ttl), note, now, |line| by(line, from)).await;
     let Done { revoked, shared } = done.map_err(|_| {
         let detail = "[blacklist] max_entries is reached: raise it, or revoke users instead of tokens";
         Wrong(StatusCode::INSUFFICIENT_STORAGE, detail.into())
@@ -92,7 +90,13 @@ pub async fn post(gate: &Gate, from: Asker, body: Incoming) -> Result<Answer, Wr
 }
 
 pub async fn withdraw(gate: &Gate, asker: Asker, id: &str) -> Result<Answer, Wrong> {
-    match withdrawn(gate, id).await? {
+    let withdrawn = revoking::withdraw(gate, id).await.map_err(|error| {
+        Wrong(
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("[blacklist] redis: {error}; the revocation holds: try again when Redis is back"),
+        )
+    })?;
+    match withdrawn {
         None => Err(Wrong(StatusCode::NOT_FOUND, "there is no such revocation".into())),
         Some(false) => Err(Wrong(
             StatusCode::CONFLICT,
@@ -105,25 +109,6 @@ pub async fn withdraw(gate: &Gate, asker: Asker, id: &str) -> Result<Answer, Wro
             Ok(json_answer(StatusCode::NO_CONTENT, &Value::Null).map(|_| http_body_util::Full::default()))
         }
     }
-}
-
-/// Takes it back on all replicas, or on none: one that still has it would tell it to the others again.
-async fn withdrawn(gate: &Gate, id: &str) -> Result<Option<bool>, Wrong> {
-    let shared = gate.snapshot.load().shared.clone();
-    let now = Unix::now();
-    if let Some(shared) = shared
-        && let Some(expires) = gate.blacklist.asked_until(id).filter(|expires| *expires > now)
-    {
-        let news = News::Withdrawn { id: id.to_owned() };
-        shared.tell(&news, expires.0.saturating_sub(now.0)).await.map_err(|error| {
-            Wrong(
-                StatusCode::SERVICE_UNAVAILABLE,
-                format!("[blacklist] redis: {error}; the revocation holds: try again when Redis is back"),
-            )
-        })?;
-        shared.no_longer_pending(&[id.to_owned()]);
-    }
-    Ok(revocation::withdraw(&gate.blacklist, id))
 }
 
 fn text<'v>(asked: &'v Map<String, Value>, name: &str) -> Result<Option<&'v str>, Wrong> {

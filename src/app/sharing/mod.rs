@@ -15,6 +15,7 @@ use crate::io::redis::link::{Away, Shared};
 use crate::io::redis::server::Connection;
 use crate::io::redis::stream::{Anchor, Mark};
 use crate::proxy::gate::Gate;
+use crate::proxy::lifetime::jitter;
 use crate::state::blacklist::Feed;
 use crate::telemetry::logging::Level;
 
@@ -41,7 +42,8 @@ pub async fn keep(gate: Arc<Gate>, shared: Arc<Shared>) {
         }
         keeper.shared.close();
         keeper.lost(&error);
-        tokio::time::sleep(jittered(pause)).await;
+        // Half to all of it: not all replicas come back at once.
+        tokio::time::sleep(pause.mul_f64(f64::midpoint(1.0, jitter()))).await;
         pause = (pause * 2).min(RETRY.1);
     }
 }
@@ -61,13 +63,6 @@ pub async fn look_once(gate: &Gate, shared: &Shared) {
         gate.recorder.log.say(Level::Warn, "blacklist_redis_lost", &trouble);
     }
     update_staleness(gate);
-}
-
-/// Half to all of it: not all replicas come back at once.
-fn jittered(pause: Duration) -> Duration {
-    let mut random = [0; 1];
-    let _ = getrandom::fill(&mut random);
-    pause / 2 + pause / 2 * u32::from(random[0]) / 255
 }
 
 struct Keeper {

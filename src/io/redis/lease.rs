@@ -1,9 +1,10 @@
 //! Sessions of users, counted over all replicas.
 //!
 //! Key `PREFIX{v1}:sessions:REPLICA`: a sorted set, all scores 0, of one member for each session that counts:
-//! the user in 32 hexadecimal digits, when it began in 13 digits (milliseconds since the epoch, by the server's clock), `-`, its id on
-//! that replica; and one empty member. It lives for [`LEASE`] and is renewed while its replica does: those of
-//! a crashed one vanish by themselves. Key `PREFIX{v1}:replicas`: the set of all replicas.
+//! the user in 32 hexadecimal digits, when it began in 13 digits (milliseconds since the epoch, by the
+//! server's clock), `-`, its id on that replica; and one empty member. It lives for [`LEASE`] and is renewed
+//! while its replica does: those of a crashed one vanish by themselves. Key `PREFIX{v1}:replicas`: the set of
+//! all replicas.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 use redis::{Script, Value, cmd};
 
-use super::link::{Away, PATIENCE, Shared};
+use super::link::{Away, PATIENCE, Shared, millis};
 use super::releases::{Claim, started};
 use super::server::Connection;
 use crate::base::clock::Unix;
+use crate::state::tally::Along as _;
 
 /// A replica that is gone counts for no longer than this.
 const LEASE: Duration = Duration::from_secs(30);
@@ -89,7 +91,7 @@ impl Shared {
     pub async fn take(&self, claim: &Claim, user: u128, limit: u32, displace: bool) -> Result<Taken, Away> {
         let mut call = TAKE.key(self.replicas());
         call.key(self.mine());
-        call.arg(&claim.member).arg(format!("{user:032x}")).arg(limit);
+        call.arg(claim.name()).arg(format!("{user:032x}")).arg(limit);
         call.arg(i32::from(displace)).arg(self.sessions_prefix());
         let mut connection = self.connection()?;
         let answer: Vec<String> = self.within(PATIENCE, call.invoke_async(&mut connection)).await?;
@@ -101,11 +103,8 @@ impl Shared {
                 Ok(Taken::InsteadOf { replica, session })
             }
             (Some("full"), ..) => Ok(Taken::Full),
-            _ => {
-                self.releases.untold.store(true, Ordering::Release);
-                self.wake();
-                Err(Away::LeaseLost)
-            }
+            // The next renewal finds it out too.
+            _ => Err(Away::LeaseLost),
         }
     }
 
@@ -159,8 +158,4 @@ impl Shared {
             let _: u64 = cmd("ZREM").arg(self.mine()).arg(&some).query_async(connection).await?;
         }
     }
-}
-
-fn millis(duration: Duration) -> i64 {
-    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }

@@ -41,9 +41,7 @@ impl Releases {
         let replica = format!("{:016x}", u64::from_ne_bytes(name));
         Arc::new(Self { replica, waiting, told: Mutex::new(told), untold: AtomicBool::new(false) })
     }
-}
 
-impl Releases {
     /// What gives a session's place back, whatever becomes of the session. `started` is by the server's clock.
     pub fn claim(self: &Arc<Self>, user: u128, started: Unix, session: u64) -> Claim {
         Claim { releases: Arc::clone(self), member: member(user, started, session) }
@@ -54,7 +52,7 @@ impl Releases {
 #[derive(Debug)]
 pub struct Claim {
     releases: Arc<Releases>,
-    pub member: String,
+    member: String,
 }
 
 impl Along for Claim {
