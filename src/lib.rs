@@ -46,9 +46,9 @@
 //!    client follows; after it the client gets its own 101.
 //! 5. `proxy::session` lives: one task, one poll in fixed order, one timer. `proxy::relay` is both directions,
 //!    `proxy::splice` moves the bytes of each, `policy::frame` says where frames begin and end and which of
-//!    them pass, `proxy::rates` how many more. `proxy::lifetime` has
-//!    the clocks: token, idleness, age, and the pings of `proxy::heartbeat`, whose pongs are taken out of the
-//!    stream. `proxy::extension` prolongs it when a newer token of its login comes by.
+//!    them pass, `proxy::rates` how many more, `proxy::watch` counts them. `proxy::lifetime` has the clocks:
+//!    token, idleness, age, and the pings of `proxy::heartbeat`, whose pongs are taken out of the stream.
+//!    `proxy::extension` prolongs it when a newer token of its login comes by.
 //! 6. `proxy::closing` ends: Close at a frame boundary, FIN, read and discard until the peer's end.
 //!
 //! A plain request takes steps 1 and 2, is judged the same way, and goes on in `proxy::forward`. What a

@@ -2,6 +2,8 @@
 //! The bytes themselves stay as they are: no unmasking, no re-framing. Refused is what would make the
 //! account ambiguous; reserved opcodes, RSV bits and UTF-8 are the receiver's judgement.
 
+use std::num::NonZeroU32;
+
 use super::close::{Closed, Closing};
 use super::profile::Profile;
 use crate::base::reject::Reason;
@@ -185,7 +187,7 @@ pub struct Scan {
 #[derive(Clone, Copy, Debug)]
 struct Message {
     bytes: u64,
-    fragments: u32,
+    fragments: NonZeroU32,
 }
 
 /// One direction of one socket. Invariant: what was approved ends at a frame boundary or inside the
@@ -364,13 +366,17 @@ impl Scanner {
         counts: &mut Counts,
     ) -> Result<(), Stop> {
         if header.opcode & 0x08 == 0 {
-            let mut message = self.open.unwrap_or(Message { bytes: 0, fragments: 0 });
-            message.bytes = message.bytes.saturating_add(header.payload);
-            message.fragments = message.fragments.saturating_add(1);
+            let message = match self.open {
+                Some(Message { bytes, fragments }) => Message {
+                    bytes: bytes.saturating_add(header.payload),
+                    fragments: fragments.saturating_add(1),
+                },
+                None => Message { bytes: header.payload, fragments: NonZeroU32::MIN },
+            };
             // The limits shield the backend; what it sends itself is its own affair.
             if self.sender == Sender::Client {
                 let too_long = limits.message.is_some_and(|limit| message.bytes > limit);
-                let too_split = limits.fragments.is_some_and(|limit| message.fragments > limit);
+                let too_split = limits.fragments.is_some_and(|limit| message.fragments.get() > limit);
                 if too_long || too_split {
                     return Err(Stop::TooBig);
                 }

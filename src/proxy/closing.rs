@@ -6,9 +6,12 @@ use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 use crate::base::value::LONGEST;
+use crate::io::dial::Stream;
 
 /// More than this a peer that has been told goodbye does not get to send.
 const MAX_DISCARD: usize = 64 * 1024;
@@ -16,10 +19,33 @@ const MAX_DISCARD: usize = 64 * 1024;
 /// A deadline that `"off"` moves out of the way.
 pub const FOREVER: Duration = LONGEST;
 
-/// Sends the last frame, if there is one, and FIN.
-pub async fn say_goodbye<S: AsyncWrite + Unpin>(socket: &mut S, frame: &[u8]) -> std::io::Result<()> {
-    if !frame.is_empty() {
-        socket.write_all(frame).await?;
+/// A socket that can send its last bytes and the FIN in one packet: each one costs as much as a verdict.
+pub trait Farewell: AsyncRead + AsyncWrite + Unpin {
+    /// How many of them the socket has taken, for a FIN that must follow at once.
+    fn take_last(&self, bytes: &[u8]) -> usize;
+}
+
+impl Farewell for TcpStream {
+    fn take_last(&self, bytes: &[u8]) -> usize {
+        const MSG_MORE: i32 = 0x8000;
+        SockRef::from(self).send_with_flags(bytes, MSG_MORE).unwrap_or(0)
+    }
+}
+
+impl Farewell for Stream {
+    fn take_last(&self, bytes: &[u8]) -> usize {
+        match self {
+            Self::Tcp(stream) => stream.take_last(bytes),
+            Self::Tls(_) | Self::Unix(_) => 0,
+        }
+    }
+}
+
+/// Sends the last bytes, if there are any, and FIN.
+pub async fn say_goodbye<S: Farewell>(socket: &mut S, last: &[u8]) -> std::io::Result<()> {
+    if !last.is_empty() {
+        let taken = socket.take_last(last);
+        socket.write_all(last.get(taken..).unwrap_or_default()).await?;
     }
     socket.shutdown().await
 }

@@ -7,34 +7,41 @@ const KEPT_ENOUGH: usize = 64 << 20;
 
 static KEPT: AtomicUsize = AtomicUsize::new(0);
 
-/// Bytes that the destination did not take.
+/// Bytes that the destination did not take; as small as can be when there are none.
 #[derive(Debug, Default)]
-pub struct Kept {
+pub struct Kept(Option<Box<Waiting>>);
+
+#[derive(Debug)]
+struct Waiting {
     bytes: Box<[u8]>,
     sent: usize,
 }
 
 impl Kept {
     pub fn keep(bytes: &[u8]) -> Self {
+        if bytes.is_empty() {
+            return Self::default();
+        }
         KEPT.fetch_add(bytes.len(), Ordering::Relaxed);
-        Self { bytes: bytes.into(), sent: 0 }
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        Self(Some(Box::new(Waiting { bytes: bytes.into(), sent: 0 })))
     }
 
     /// The destination has taken so many more.
     pub fn took(&mut self, n: usize) {
-        self.sent += n;
+        if let Some(waiting) = &mut self.0 {
+            waiting.sent += n;
+            if waiting.sent >= waiting.bytes.len() {
+                self.0 = None;
+            }
+        }
     }
 
     pub fn rest(&self) -> &[u8] {
-        self.bytes.get(self.sent..).unwrap_or_default()
+        self.0.as_ref().and_then(|waiting| waiting.bytes.get(waiting.sent..)).unwrap_or_default()
     }
 }
 
-impl Drop for Kept {
+impl Drop for Waiting {
     fn drop(&mut self) {
         KEPT.fetch_sub(self.bytes.len(), Ordering::Relaxed);
     }

@@ -31,5 +31,6 @@ pub mod revoking;
 pub mod session;
 pub mod splice;
 pub mod visit;
+pub mod watch;
 pub mod wire;
 pub mod worker;

@@ -1,16 +1,15 @@
 //! Both directions of a live socket, and what ended them.
 
-use std::sync::atomic::Ordering;
+use std::mem::take;
 
 use tokio::time::Instant;
 
-use super::splice::Half;
+use super::splice::{Came, Half};
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::close::Closed;
 use crate::policy::frame::Sender;
 use crate::state::permits::Slot;
-use crate::state::sessions::Counters;
 
 /// Why a relay ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,10 +32,12 @@ impl Ended {
 pub struct Relay {
     pub received: Half,
     pub sent: Half,
-    /// When it began, by both clocks; the wall's in microseconds since the epoch.
-    began: (Instant, u64),
-    /// When a message last moved, in either direction.
-    pub last_data: Instant,
+    /// When it began, by the wall's clock in microseconds since the epoch.
+    pub began: u64,
+    /// When a byte of the client last came.
+    pub heard: Instant,
+    /// When a byte of a message last came, from either side.
+    pub data: Instant,
     /// The switch knows the task, which is one and the same for life.
     pub watched: bool,
     /// The first Close that went by, and what it makes of the session.
@@ -50,12 +51,16 @@ pub struct Relay {
 }
 
 impl Relay {
-    pub fn new(now: Instant, slot: Slot) -> Self {
+    /// Of a session that was opened then.
+    pub fn new(opened: Instant, slot: Slot) -> Self {
+        let now = Instant::now();
+        let wall = Unix::now().0.saturating_sub(now.duration_since(opened));
         Self {
-            received: Half::new(Sender::Client, now),
-            sent: Half::new(Sender::Backend, now),
-            began: (now, u64::try_from(Unix::now().0.as_micros()).unwrap_or_default()),
-            last_data: now,
+            received: Half::new(Sender::Client),
+            sent: Half::new(Sender::Backend),
+            began: u64::try_from(wall.as_micros()).unwrap_or_default(),
+            heard: now,
+            data: now,
             watched: false,
             closed: None,
             give_up: None,
@@ -64,45 +69,33 @@ impl Relay {
         }
     }
 
+    /// Notes what has come until now.
+    pub fn note(&mut self, now: Instant) {
+        let (received, sent) = (take(&mut self.received.came), take(&mut self.sent.came));
+        if received > Came::Nothing {
+            self.heard = now;
+        }
+        if received.max(sent) == Came::Message {
+            self.data = now;
+        }
+    }
+
+    /// Something waits, so that the timer may be due sooner than it was.
+    pub fn is_waiting(&self) -> bool {
+        self.received.stalled.is_some() || self.sent.stalled.is_some() || self.give_up.is_some()
+    }
+
     /// One side has sent a Close; `None` = and the other still has to answer.
     pub fn close(&mut self, reason: Reason, closed: Closed, give_up: Instant) -> Option<Ended> {
         self.closed.get_or_insert((reason, closed));
         self.give_up.get_or_insert(give_up);
+        // Then it is the gate that ends the client's connection (RFC 6455 §7.1.1).
+        self.sent.is_last = self.received.is_closed();
         if self.received.is_closed() && self.sent.is_closed() { self.closed() } else { None }
     }
 
     /// What the first Close has ended.
     pub fn closed(&self) -> Option<Ended> {
         self.closed.map(|(reason, closed)| Ended { closed: Some(closed), ..Ended::by(reason) })
-    }
-
-    /// Notes when a message has moved.
-    pub fn note_data(&mut self, now: Instant) {
-        if std::mem::take(&mut self.received.moved_data) | std::mem::take(&mut self.sent.moved_data) {
-            self.last_data = now;
-        }
-    }
-
-    /// Lets others see what went by until now.
-    pub fn publish(&self, now: Instant, counters: &Counters) {
-        let Self { received, sent, .. } = self;
-        let was = |one: &std::sync::atomic::AtomicU64| one.load(Ordering::Relaxed);
-        if received.bytes == was(&counters.received_bytes) && sent.bytes == was(&counters.sent_bytes) {
-            return;
-        }
-        let messages = was(&counters.received_messages) + was(&counters.sent_messages);
-        if received.messages + sent.messages != messages {
-            let (instant, wall) = self.began;
-            let since = u64::try_from(now.duration_since(instant).as_micros()).unwrap_or_default();
-            counters.last_data.store((wall + since) / 1000, Ordering::Relaxed);
-        }
-        for (counter, now) in [
-            (&counters.received_messages, received.messages),
-            (&counters.received_bytes, received.bytes),
-            (&counters.sent_messages, sent.messages),
-            (&counters.sent_bytes, sent.bytes),
-        ] {
-            counter.store(now, Ordering::Relaxed);
-        }
     }
 }

@@ -7,20 +7,21 @@ use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, timeout};
 
-use super::closing::{FOREVER, discard, say_goodbye};
+use super::closing::{FOREVER, Farewell, discard, say_goodbye};
 use super::lifetime::Lifetime;
 use super::plan::Plan;
 use super::relay::{Ended, Relay};
-use super::splice::{Event, Watch};
+use super::splice::Event;
+use super::watch::Watch;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::close::close_frame;
 use crate::policy::frame::{Sender, Stop};
 use crate::state::permits::Slot;
-use crate::state::sessions::{Entry, Registration, Subject, Switch};
+use crate::state::sessions::{Counters, Entry, Registration, Subject};
 use crate::telemetry::record::{Describe, SessionRecord, Traffic};
 
 /// A timer that fires so much too late says that the gate itself was held up: stopped, or without a CPU.
@@ -49,16 +50,16 @@ pub struct Early {
 
 /// A session and its two sockets.
 struct Live<T: Describe, C, B> {
-    session: Box<Session<T>>,
-    relay: Box<Relay>,
+    session: Session<T>,
+    relay: Relay,
     client: C,
     backend: B,
 }
 
 impl<T: Subject, C, B> Live<T, C, B>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    C: Farewell,
+    B: Farewell,
 {
     fn poll(&mut self, cx: &mut Context<'_>, timer: std::pin::Pin<&mut Sleep>) -> Poll<Ended> {
         self.session.poll(cx, timer, &mut self.relay, &mut self.client, &mut self.backend)
@@ -73,19 +74,20 @@ impl<T: Subject> Session<T> {
     /// Relays until something ends it, then closes both sides. The future holds no more than what an idle
     /// session needs: what an `async fn` is given it would hold twice.
     pub fn run<C, B>(
-        self: Box<Self>,
+        self,
         client: C,
         early: &Early,
         backend: B,
         slot: Slot,
     ) -> impl Future<Output = ()> + use<T, C, B>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        B: AsyncRead + AsyncWrite + Unpin,
+        C: Farewell,
+        B: Farewell,
     {
-        let mut relay = Box::new(Relay::new(Instant::now(), slot));
-        relay.received.begin_with(&early.client, self.watch());
-        relay.sent.begin_with(&early.backend, self.watch());
+        let mut relay = Relay::new(self.record.opened(), slot);
+        let watch = self.watch(relay.began);
+        relay.received.begin_with(&early.client, watch);
+        relay.sent.begin_with(&early.backend, watch);
         let mut live = Live { session: self, relay, client, backend };
         async move {
             let ended = {
@@ -97,15 +99,16 @@ impl<T: Subject> Session<T> {
         }
     }
 
-    fn watch(&self) -> Watch<'_> {
-        let metrics = &self.record.recorder().metrics;
-        let switch = self.registration.as_ref().map(|place| &place.entry.switch);
+    fn watch(&self, began: u64) -> Watch<'_> {
+        let entry = self.record.who();
         Watch {
             limits: &self.plan.frames,
-            metrics,
+            metrics: &self.record.recorder().metrics,
             shadow: self.plan.shadow,
             tag: self.lifetime.tag(),
-            switch,
+            switch: &entry.switch,
+            counters: &entry.counters,
+            began: (self.record.opened(), began),
         }
     }
 
@@ -117,8 +120,7 @@ impl<T: Subject> Session<T> {
     fn deadline(&self, relay: &Relay) -> Instant {
         let stalled = [relay.received.stalled, relay.sent.stalled].into_iter().flatten().min();
         let stall = stalled.zip(self.plan.session.write_timeout).map(|(since, timeout)| since + timeout);
-        let (heard, data) = (relay.received.heard, relay.last_data);
-        let alone = self.lifetime.deadline(&self.plan.session, &self.plan.heartbeat, heard, data);
+        let alone = self.lifetime.deadline(&self.plan.session, &self.plan.heartbeat, relay.heard, relay.data);
         let all = [alone, stall, relay.give_up];
         all.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + FOREVER)
     }
@@ -132,27 +134,26 @@ impl<T: Subject> Session<T> {
         backend: &mut B,
     ) -> Poll<Ended>
     where
-        C: AsyncRead + AsyncWrite + Unpin,
-        B: AsyncRead + AsyncWrite + Unpin,
+        C: Farewell,
+        B: Farewell,
     {
-        let switch = self.registration.as_ref().map(|place| &place.entry.switch);
-        let end = if std::mem::replace(&mut relay.watched, true) {
-            switch.and_then(Switch::end_now)
-        } else {
-            switch.and_then(|switch| switch.ended(cx.waker()))
-        };
+        let switch = &self.record.who().switch;
+        let first = !std::mem::replace(&mut relay.watched, true);
+        let end = if first { switch.ended(cx.waker()) } else { switch.end_now() };
         if let Some(end) = end {
             let ended = Ended { since: Some(end.since), ..Ended::by(end.reason) };
             return Poll::Ready(relay.closed().unwrap_or(ended));
         }
-        if timer.as_mut().poll_elapsed(cx) {
+        let now = Instant::now();
+        // Once asked it wakes the task by itself, and before its time has nothing to say.
+        let due = first || now >= timer.deadline();
+        if due && timer.as_mut().poll_elapsed(cx) {
             // Once: a gate that is always late must judge all the same.
             relay.held_up = !relay.held_up && timer.deadline().elapsed() > HELD_UP;
             if let Some(ended) = self.time_is_up(relay) {
                 return Poll::Ready(ended);
             }
         }
-        let now = Instant::now();
         // The backend first: its Close is still read when it no longer takes anything.
         for sender in [Sender::Backend, Sender::Client] {
             let ended = match sender {
@@ -164,11 +165,11 @@ impl<T: Subject> Session<T> {
             }
         }
         if let Some(counter) = relay.received.pong.take() {
-            let took = self.lifetime.answered(counter, relay.received.heard);
-            if let Some((took, place)) = took.zip(self.registration.as_ref()) {
+            let took = self.lifetime.answered(counter, now);
+            if let Some(took) = took {
                 self.record.recorder().metrics.pong_after(took);
                 let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                place.entry.counters.rtt.store(micros, Ordering::Relaxed);
+                self.record.who().rtt.store(micros, Ordering::Relaxed);
             }
         }
         for half in [&mut relay.received, &mut relay.sent] {
@@ -176,14 +177,13 @@ impl<T: Subject> Session<T> {
                 self.record.would_close(reason);
             }
         }
-        relay.note_data(now);
-        if let Some(place) = &self.registration {
-            relay.publish(now, &place.entry.counters);
-        }
-        let deadline = if relay.held_up { now + GRACE } else { self.deadline(relay) };
-        // Only a deadline that has come nearer needs the timer now; a later one is found at its end.
-        if deadline < timer.deadline() || timer.is_elapsed() {
-            timer.as_mut().reset(deadline);
+        relay.note(now);
+        // Traffic only puts a deadline off: that is found at its end.
+        if due || relay.is_waiting() {
+            let deadline = if relay.held_up { now + GRACE } else { self.deadline(relay) };
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
             if timer.as_mut().poll_elapsed(cx) {
                 cx.waker().wake_by_ref();
             }
@@ -207,8 +207,8 @@ impl<T: Subject> Session<T> {
         sink: &mut D,
     ) -> Option<Ended>
     where
-        S: AsyncRead + Unpin,
-        D: AsyncWrite + Unpin,
+        S: Farewell,
+        D: Farewell,
     {
         let (half, lost, sink_lost, by_close) = match sender {
             Sender::Client => {
@@ -218,7 +218,9 @@ impl<T: Subject> Session<T> {
                 (&mut relay.sent, Reason::UpstreamLost, Reason::ClientLost, Reason::UpstreamClosed)
             }
         };
-        let Poll::Ready(event) = half.poll(cx, now, source, sink, self.watch()) else { return None };
+        let Poll::Ready(event) = half.poll(cx, now, source, sink, self.watch(relay.began)) else {
+            return None;
+        };
         let ended = |reason| Some(relay.closed().unwrap_or(Ended::by(reason)));
         match event {
             Event::Stopped(Stop::Closed(closed)) => relay.close(by_close, closed, now + self.close_timeout()),
@@ -240,7 +242,7 @@ impl<T: Subject> Session<T> {
         if relay.closed().is_some() {
             return None;
         }
-        let (heard, deaf) = (relay.received.heard, relay.received.is_stalled());
+        let (heard, deaf) = (relay.heard, relay.received.is_stalled());
         let metrics = &self.record.recorder().metrics;
         let place = |ping: &[u8]| relay.sent.place(ping);
         self.lifetime.beat(&self.plan.heartbeat, heard, deaf, now, metrics, place)
@@ -255,7 +257,7 @@ impl<T: Subject> Session<T> {
             let timeout = self.plan.session.write_timeout.filter(|_| judged);
             since.zip(timeout).is_some_and(|(since, timeout)| now >= since + timeout)
         };
-        let data = if judged { relay.last_data } else { now };
+        let data = if judged { relay.data } else { now };
         let reason = if late(relay.received.stalled) || late(relay.sent.stalled) {
             Some(Reason::WriteTimeout)
         } else {
@@ -275,15 +277,10 @@ impl<T: Subject> Session<T> {
     }
 
     /// Both sides get the Close that fits, FIN, and time to read it.
-    async fn end<C, B>(
-        mut self: Box<Self>,
-        ended: Ended,
-        mut relay: Box<Relay>,
-        mut client: C,
-        mut backend: B,
-    ) where
-        C: AsyncRead + AsyncWrite + Unpin,
-        B: AsyncRead + AsyncWrite + Unpin,
+    async fn end<C, B>(mut self, ended: Ended, mut relay: Relay, mut client: C, mut backend: B)
+    where
+        C: Farewell,
+        B: Farewell,
     {
         let patience = self.close_timeout();
         let code = self.plan.refuse.close_code(ended.reason);
@@ -305,13 +302,14 @@ impl<T: Subject> Session<T> {
         if ended.reason != Reason::ClientLost {
             // What the client has sent before its fault is still answered.
             if is_fault_of_client(ended.reason) && !to_backend.is_empty() && backend_told {
-                let watch = self.watch();
+                let watch = self.watch(relay.began);
                 let rest =
                     std::future::poll_fn(|cx| relay.sent.poll_rest(cx, &mut backend, &mut client, watch));
                 let _ = timeout(patience, rest).await;
             }
+            let passed = &self.record.who().counters.sent;
             let at_boundary =
-                std::future::poll_fn(|cx| relay.sent.poll_boundary(cx, &mut backend, &mut client));
+                std::future::poll_fn(|cx| relay.sent.poll_boundary(cx, &mut backend, &mut client, passed));
             let at_boundary = timeout(patience, at_boundary).await.unwrap_or(false);
             let may = at_boundary && !relay.sent.is_closed() && !told;
             let to_client = match (ended.closed, code) {
@@ -328,11 +326,12 @@ impl<T: Subject> Session<T> {
             self.record.note(reason);
         }
         self.registration = None;
+        let Counters { received, sent, .. } = &self.record.who().counters;
         let traffic = Traffic {
-            received_messages: relay.received.messages,
-            received_bytes: relay.received.bytes,
-            sent_messages: relay.sent.messages,
-            sent_bytes: relay.sent.bytes,
+            received_messages: received.messages(),
+            received_bytes: received.bytes(),
+            sent_messages: sent.messages(),
+            sent_bytes: sent.bytes(),
         };
         let code = code.or(ended.closed.and_then(|closed| closed.code));
         self.record.finish(ended.reason, code, traffic);

@@ -10,14 +10,15 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
+use super::closing::Farewell;
 use super::kept::{Kept, is_enough};
 use super::rates::Rates;
+use super::watch::Watch;
 use crate::base::reject::Reason;
 use crate::policy::frame::{
-    Budget, Compression, Counts, FrameLimits, Kind, Scan, Scanner, Sender, Stop, TAGGED_PONG, Tag,
+    Budget, Compression, Counts, FrameLimits, Scan, Scanner, Sender, Stop, TAGGED_PONG,
 };
-use crate::state::sessions::Switch;
-use crate::telemetry::metrics::Metrics;
+use crate::state::sessions::Passed;
 
 /// One read at most: larger reads save system calls, smaller ones memory that is shared anyway.
 const SCRATCH: usize = 64 * 1024;
@@ -42,19 +43,6 @@ pub enum Event {
     SinkFailed,
 }
 
-/// What is counted while bytes go by, and checked against.
-#[derive(Clone, Copy, Debug)]
-pub struct Watch<'a> {
-    pub limits: &'a FrameLimits,
-    pub metrics: &'a Metrics,
-    /// Report instead of stopping.
-    pub shadow: bool,
-    /// Pongs with it are the gate's own.
-    pub tag: Option<&'a Tag>,
-    /// Once it is thrown the client is no longer read.
-    pub switch: Option<&'a Switch>,
-}
-
 const UNLIMITED: FrameLimits =
     FrameLimits { message: None, fragments: None, rate: None, compression: Compression::Pass };
 
@@ -66,20 +54,29 @@ pub struct Half {
     kept: Kept,
     unflushed: bool,
     stop: Option<Stop>,
+    /// A FIN follows its Close at once.
+    pub is_last: bool,
     /// Since when the destination takes nothing of what waits for it.
     pub stalled: Option<Instant>,
-    pub messages: u64,
-    pub bytes: u64,
-    /// When a byte of the source last came.
-    pub heard: Instant,
-    /// Bytes of a message have come since somebody looked.
-    pub moved_data: bool,
+    /// What has come since somebody looked.
+    pub came: Came,
     /// A pong of the gate's own that has come.
     pub pong: Option<u16>,
     rates: Rates,
     lenient: Option<Lenient>,
     /// What shadow mode has to report: a limit that was passed, frames that can no longer be told apart.
     pub would_close: [Option<Reason>; 2],
+}
+
+/// From the source of a direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Came {
+    #[default]
+    Nothing,
+    /// Pings, pongs, headers.
+    Bytes,
+    /// Bytes of a message.
+    Message,
 }
 
 /// How a session in shadow mode goes on after what would have ended it.
@@ -92,19 +89,17 @@ enum Lenient {
 }
 
 impl Half {
-    pub fn new(sender: Sender, now: Instant) -> Self {
+    pub fn new(sender: Sender) -> Self {
         Self {
-            heard: now,
-            moved_data: false,
+            came: Came::Nothing,
             pong: None,
             sender,
             scanner: Scanner::new(sender),
             kept: Kept::default(),
             unflushed: false,
             stop: None,
+            is_last: false,
             stalled: None,
-            messages: 0,
-            bytes: 0,
             rates: Rates::default(),
             lenient: None,
             would_close: [None; 2],
@@ -115,7 +110,7 @@ impl Half {
     pub fn begin_with(&mut self, early: &[u8], watch: Watch<'_>) {
         if !early.is_empty() {
             let mut early = early.to_vec();
-            let approved = self.approve(&mut early, watch);
+            let approved = self.approve(&mut early, watch.began.0, watch);
             self.kept = Kept::keep(early.get(..approved).unwrap_or_default());
         }
     }
@@ -145,53 +140,40 @@ impl Half {
         self.kept.rest().is_empty() && self.scanner.at_boundary() && self.lenient != Some(Lenient::Blind)
     }
 
-    fn budget(&mut self, limits: &FrameLimits) -> Budget {
+    fn budget(&mut self, limits: &FrameLimits, now: Instant) -> Budget {
         match self.sender {
-            Sender::Client => self.rates.budget(limits.rate, self.heard),
+            Sender::Client => self.rates.budget(limits.rate, now),
             Sender::Backend => Budget::UNLIMITED,
         }
     }
 
-    fn account(&mut self, scan: &Scan, metrics: &Metrics) {
-        self.bytes += scan.approved as u64;
-        self.messages += scan.counts.messages();
+    fn account(&mut self, scan: &Scan, now: Instant, watch: Watch<'_>) {
         let only_controls = scan.counts.messages() == 0 && scan.counts != Counts::default();
-        if scan.approved > 0 && !only_controls {
-            self.moved_data = true;
+        let moved = scan.approved > 0 && !only_controls;
+        if moved {
+            self.came = Came::Message;
         }
         if self.sender == Sender::Client {
-            self.rates.spend(&scan.counts, self.heard);
+            self.rates.spend(&scan.counts, now);
         }
-        let (bytes, messages) = match self.sender {
-            Sender::Client => (&metrics.bytes_received, &metrics.messages_received),
-            Sender::Backend => (&metrics.bytes_sent, &metrics.messages_sent),
-        };
-        bytes.inc_by(scan.approved as u64);
-        if scan.counts != Counts::default() {
-            for (kind, counter) in Kind::ALL.into_iter().zip(messages) {
-                let count = scan.counts.of(kind);
-                if count > 0 {
-                    counter.inc_by(count);
-                }
-            }
-        }
+        watch.passed(self.sender, scan, moved.then_some(now));
     }
 
     /// How much of a chunk may be forwarded; notes what it holds, and takes out what is not the
     /// destination's.
-    fn approve(&mut self, chunk: &mut [u8], watch: Watch<'_>) -> usize {
+    fn approve(&mut self, chunk: &mut [u8], now: Instant, watch: Watch<'_>) -> usize {
         let (mut approved, mut end) = (0, chunk.len());
         loop {
             let rest = chunk.get(approved..end).unwrap_or_default();
             if self.lenient == Some(Lenient::Blind) {
                 let scan = Scan { approved: rest.len(), ..Scan::default() };
-                self.account(&scan, watch.metrics);
+                self.account(&scan, now, watch);
                 return end;
             }
             let limits = if self.lenient.is_some() { &UNLIMITED } else { watch.limits };
-            let budget = if self.lenient.is_some() { Budget::UNLIMITED } else { self.budget(limits) };
+            let budget = if self.lenient.is_some() { Budget::UNLIMITED } else { self.budget(limits, now) };
             let scan = self.scanner.scan(rest, limits, budget, watch.tag);
-            self.account(&scan, watch.metrics);
+            self.account(&scan, now, watch);
             approved += scan.approved;
             if scan.pong.is_some() {
                 self.pong = scan.pong;
@@ -227,7 +209,7 @@ impl Half {
     ) -> Poll<Event>
     where
         S: AsyncRead + Unpin,
-        D: AsyncWrite + Unpin,
+        D: Farewell,
     {
         let mut moved = 0;
         loop {
@@ -264,7 +246,7 @@ impl Half {
     ) -> Poll<Result<usize, Event>>
     where
         S: AsyncRead + Unpin,
-        D: AsyncWrite + Unpin,
+        D: Farewell,
     {
         let size = if is_enough() { SMALL_READ } else { SCRATCH };
         let space = buffer.get_mut(HEADROOM..HEADROOM + size).unwrap_or_default();
@@ -278,7 +260,7 @@ impl Half {
         if read == 0 {
             return Poll::Ready(Err(Event::SourceEnded));
         }
-        if self.sender == Sender::Client && watch.switch.is_some_and(Switch::has_ended) {
+        if self.sender == Sender::Client && watch.switch.has_ended() {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
@@ -287,10 +269,13 @@ impl Half {
         if let Some(room) = buffer.get_mut(begin..HEADROOM) {
             room.copy_from_slice(self.scanner.held());
         }
-        self.heard = now;
+        self.came = self.came.max(Came::Bytes);
         let chunk = buffer.get_mut(begin..HEADROOM + read).unwrap_or_default();
-        let approved = self.approve(chunk, watch);
+        let approved = self.approve(chunk, now, watch);
         let mut rest = chunk.get(..approved).unwrap_or_default();
+        if self.is_last && self.is_closed() {
+            rest = rest.get(sink.take_last(rest)..).unwrap_or_default();
+        }
         while !rest.is_empty() {
             match Pin::new(&mut *sink).poll_write(cx, rest) {
                 Poll::Ready(Ok(n)) if n > 0 => rest = rest.get(n..).unwrap_or_default(),
@@ -327,9 +312,6 @@ impl Half {
                 }
             }
         }
-        if !self.kept.is_empty() {
-            self.kept = Kept::default();
-        }
         if self.unflushed {
             match Pin::new(sink).poll_flush(cx) {
                 Poll::Ready(Ok(())) => self.unflushed = false,
@@ -351,7 +333,7 @@ impl Half {
     ) -> Poll<()>
     where
         S: AsyncRead + Unpin,
-        D: AsyncWrite + Unpin,
+        D: Farewell,
     {
         if self.stop.is_some() {
             return Poll::Ready(());
@@ -362,7 +344,13 @@ impl Half {
 
     /// Completes this direction to the next frame boundary, and no further. Returns whether the
     /// destination is now at one.
-    pub fn poll_boundary<S, D>(&mut self, cx: &mut Context<'_>, source: &mut S, sink: &mut D) -> Poll<bool>
+    pub fn poll_boundary<S, D>(
+        &mut self,
+        cx: &mut Context<'_>,
+        source: &mut S,
+        sink: &mut D,
+        passed: &Passed,
+    ) -> Poll<bool>
     where
         S: AsyncRead + Unpin,
         D: AsyncWrite + Unpin,
@@ -384,7 +372,7 @@ impl Half {
             match Pin::new(&mut *source).poll_read(cx, &mut space) {
                 Poll::Ready(Ok(())) if !space.filled().is_empty() => {
                     let take = self.scanner.finish_frame(space.filled());
-                    self.bytes += take as u64;
+                    passed.add(0, take as u64);
                     self.kept = Kept::keep(space.filled().get(..take).unwrap_or_default());
                 }
                 Poll::Ready(_) => return Poll::Ready(false),

@@ -20,6 +20,7 @@ use crate::telemetry::record::Describe;
 
 /// The switch of one session. The first reason counts.
 #[derive(Debug, Default)]
+#[repr(C)]
 pub struct Switch {
     /// 0 = alive, else when it was to end in microseconds since the epoch, and in the low byte a
     /// reason's number + 1.
@@ -87,27 +88,50 @@ pub struct Places {
     pub user: Option<Place>,
 }
 
-/// Traffic as others may see it: written by the session alone, now and then.
+/// What has passed in one direction: written by the session alone, so that nothing is ever added at once.
 #[derive(Debug, Default)]
-pub struct Counters {
-    pub received_messages: AtomicU64,
-    pub received_bytes: AtomicU64,
-    pub sent_messages: AtomicU64,
-    pub sent_bytes: AtomicU64,
-    /// Milliseconds since the epoch; 0 = none yet.
-    pub last_data: AtomicU64,
-    /// Of the last ping that was answered, in microseconds; 0 = none was.
-    pub rtt: AtomicU64,
+pub struct Passed {
+    messages: AtomicU64,
+    bytes: AtomicU64,
 }
 
-/// One session, or a handshake past its verdict.
+impl Passed {
+    pub fn add(&self, messages: u64, bytes: u64) {
+        for (counter, more) in [(&self.messages, messages), (&self.bytes, bytes)] {
+            counter.store(counter.load(Ordering::Relaxed) + more, Ordering::Release);
+        }
+    }
+
+    pub fn messages(&self) -> u64 {
+        self.messages.load(Ordering::Acquire)
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Acquire)
+    }
+}
+
+/// The traffic of a session, as others may see it.
+#[derive(Debug, Default)]
+pub struct Counters {
+    pub received: Passed,
+    pub sent: Passed,
+    /// Milliseconds since the epoch; 0 = none yet.
+    pub last_data: AtomicU64,
+}
+
+/// One session, or a handshake past its verdict. In this order what every message touches is in one line
+/// of the cache.
 #[derive(Debug)]
+#[repr(C)]
 pub struct Entry<T> {
+    pub counters: Counters,
+    pub switch: Switch,
     pub id: u64,
     pub started: Unix,
     pub subject: T,
-    pub switch: Switch,
-    pub counters: Counters,
+    /// How long the last ping took that was answered, in microseconds; 0 = none was.
+    pub rtt: AtomicU64,
     /// When it ends with its token, in milliseconds since the epoch; 0 = never.
     pub expires: AtomicU64,
     places: Mutex<Places>,
@@ -183,6 +207,7 @@ impl<T: Subject> Sessions<T> {
             subject,
             switch: Switch::default(),
             counters: Counters::default(),
+            rtt: AtomicU64::new(0),
             expires: AtomicU64::new(0),
             places: Mutex::new(places),
         });

@@ -100,6 +100,14 @@ impl<W: Describe> SessionRecord<W> {
         &self.recorder
     }
 
+    pub fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    pub fn who(&self) -> &W {
+        &self.who
+    }
+
     /// A session in shadow mode would have been closed.
     pub fn would_close(&mut self, reason: Reason) {
         self.recorder.would_refuse(reason);

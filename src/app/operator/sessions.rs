@@ -17,7 +17,7 @@ use crate::base::reject::Reason;
 use crate::policy::claims::Facts;
 use crate::proxy::gate::Gate;
 use crate::proxy::guest::Guest;
-use crate::state::sessions::{Entry, Subject as _};
+use crate::state::sessions::{Entry, Passed, Subject as _};
 use crate::telemetry::logging::Level;
 
 /// Which sessions are meant: all that is given must fit.
@@ -98,7 +98,10 @@ fn row(entry: &Entry<Guest>) -> Value {
     let (who, counters) = (&entry.subject.who, &entry.counters);
     let facts = entry.subject.facts();
     let facts = facts.as_deref();
-    let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    let load = |counter: &AtomicU64| counter.load(Ordering::Acquire);
+    let passed = |passed: &Passed| json!({"messages": passed.messages(), "bytes": passed.bytes()});
+    // Before the moment of the last of them, which is told first.
+    let (received, sent) = (passed(&counters.received), passed(&counters.sent));
     let moment = |millis: u64| (millis > 0).then(|| Unix(Duration::from_millis(millis)).to_string());
     json!({
         "id": entry.id.to_string(),
@@ -114,9 +117,9 @@ fn row(entry: &Entry<Guest>) -> Value {
         "started_at": entry.started.to_string(),
         "expires_at": moment(load(&entry.expires)),
         "last_data_at": moment(load(&counters.last_data)),
-        "received": {"messages": load(&counters.received_messages), "bytes": load(&counters.received_bytes)},
-        "sent": {"messages": load(&counters.sent_messages), "bytes": load(&counters.sent_bytes)},
-        "rtt_ms": (load(&counters.rtt) > 0).then(|| Duration::from_micros(load(&counters.rtt)).as_secs_f64() * 1000.0),
+        "received": received,
+        "sent": sent,
+        "rtt_ms": (load(&entry.rtt) > 0).then(|| Duration::from_micros(load(&entry.rtt)).as_secs_f64() * 1000.0),
     })
 }
 
