@@ -9,9 +9,9 @@ use cel::common::types::{
     CelBool, CelDouble, CelInt, CelList, CelMap, CelMapKey, CelNull, CelString, CelUInt,
 };
 use cel::common::value::Val;
-use serde_json::{Map, Value};
 
 use super::cost::weight;
+use super::json::{Item, Json, Members, Object, Place};
 use super::jwt::{Algorithm, Jwt};
 use super::trace::Trace;
 use crate::base::clock::Unix;
@@ -120,9 +120,9 @@ impl IssuerPolicy {
         let audience_ok = self.any_audience || facts.is_for(&self.audiences);
         let audience = if audience_ok { Ok(()) } else { Err(Reason::TokenAudience) };
         trace.step("issuer.audiences", told("audience", "aud"), audience)?;
-        let type_ok = match facts.text("typ") {
+        let type_ok = match facts.claims.get("typ").and_then(Item::as_str) {
             // Bound to a key that a Bearer carrier does not prove (RFC 7800 §3.1).
-            _ if facts.claims.contains_key("cnf") => false,
+            _ if facts.claims.get("cnf").is_some() => false,
             _ if self.token_types.is_empty() => true,
             Some(typ) => self.token_types.iter().any(|known| known == typ),
             None => facts.at_jwt,
@@ -155,14 +155,26 @@ fn is_http_url(url: &str) -> bool {
 #[derive(Debug)]
 pub struct Facts {
     at_jwt: bool,
+    texts: Texts,
     /// Seconds since the epoch.
     pub exp: Option<f64>,
     pub iat: Option<f64>,
     nbf: Option<f64>,
-    pub claims: Map<String, Value>,
+    pub claims: Object,
     converted: OnceLock<Converted>,
     /// The token itself, where somebody has to name it later.
     token: Option<Token>,
+}
+
+/// Where the texts are that every handshake asks for.
+#[derive(Debug)]
+struct Texts {
+    iss: Option<Place>,
+    sub: Option<Place>,
+    sid: Option<Place>,
+    jti: Option<Place>,
+    client: Option<Place>,
+    username: Option<Place>,
 }
 
 struct Token(Box<str>);
@@ -185,26 +197,36 @@ impl Facts {
     /// Reads the claims; their signature is the caller's business.
     pub fn of(jwt: Jwt<'_>) -> Result<Self, Reason> {
         let claims = jwt.claims;
-        let is_text = |name: &str| matches!(claims.get(name), None | Some(Value::Null | Value::String(_)));
+        let kind = |name: &str| claims.get(name).map(Item::kind);
+        let is_text = |name: &str| matches!(kind(name), None | Some(Json::Null | Json::Text(_)));
         let time = |name: &str| match claims.get(name) {
             None => Ok(None),
-            Some(Value::Number(n)) => {
-                n.as_f64().filter(|t| (0.0..=END_OF_TIME).contains(t)).map(Some).ok_or(Reason::TokenMalformed)
+            Some(time) => {
+                let seconds = time.as_f64().filter(|t| (0.0..=END_OF_TIME).contains(t));
+                seconds.map(Some).ok_or(Reason::TokenMalformed)
             }
-            Some(_) => Err(Reason::TokenMalformed),
         };
-        let audience_ok = match claims.get("aud") {
-            None | Some(Value::String(_)) => true,
-            Some(Value::Array(many)) => many.iter().all(Value::is_string),
+        let audience_ok = match kind("aud") {
+            None | Some(Json::Text(_)) => true,
+            Some(Json::List(mut many)) => many.all(|aud| aud.as_str().is_some()),
             Some(_) => false,
         };
         if !audience_ok || !["iss", "sub", "sid", "jti", "azp", "typ"].into_iter().all(is_text) {
             return Err(Reason::TokenMalformed);
         }
         let (exp, iat, nbf) = (time("exp")?, time("iat")?, time("nbf")?);
-        let facts =
-            Self { at_jwt: jwt.is_at, exp, iat, nbf, claims, converted: OnceLock::new(), token: None };
-        if facts.text("iss").is_none() { Err(Reason::TokenClaimMissing) } else { Ok(facts) }
+        let place = |name: &str| claims.get(name).filter(|claim| claim.as_str().is_some()).map(Item::place);
+        let texts = Texts {
+            iss: place("iss"),
+            sub: place("sub"),
+            sid: place("sid"),
+            jti: place("jti"),
+            client: place("azp"),
+            username: place("preferred_username"),
+        };
+        let (converted, token) = (OnceLock::new(), None);
+        let facts = Self { at_jwt: jwt.is_at, texts, exp, iat, nbf, claims, converted, token };
+        if facts.texts.iss.is_none() { Err(Reason::TokenClaimMissing) } else { Ok(facts) }
     }
 
     /// Remembers the token that says all this.
@@ -216,101 +238,108 @@ impl Facts {
         self.token.as_ref().map(|token| token.0.as_ref())
     }
 
-    fn text(&self, name: &str) -> Option<&str> {
-        self.claims.get(name).and_then(Value::as_str)
+    fn text(&self, place: Option<Place>) -> Option<&str> {
+        self.claims.at(place?).as_str()
     }
 
     pub fn iss(&self) -> &str {
-        self.text("iss").unwrap_or_default()
+        self.text(self.texts.iss).unwrap_or_default()
     }
 
     pub fn sub(&self) -> Option<&str> {
-        self.text("sub")
+        self.text(self.texts.sub)
     }
 
     pub fn sid(&self) -> Option<&str> {
-        self.text("sid")
+        self.text(self.texts.sid)
     }
 
     pub fn jti(&self) -> Option<&str> {
-        self.text("jti")
+        self.text(self.texts.jti)
     }
 
     /// The client that the token was given to.
     pub fn client(&self) -> Option<&str> {
-        self.text("azp")
+        self.text(self.texts.client)
     }
 
     /// For the log only: a claim that users may choose.
     pub fn username(&self) -> Option<&str> {
-        self.text("preferred_username")
+        self.text(self.texts.username)
     }
 
     pub fn is_for(&self, audiences: &[String]) -> bool {
-        let named = |aud: &Value| aud.as_str().is_some_and(|aud| audiences.iter().any(|known| known == aud));
-        match self.claims.get("aud") {
-            Some(Value::Array(many)) => many.iter().any(named),
-            Some(one) => named(one),
-            None => false,
-        }
+        let named =
+            |aud: Item<'_>| aud.as_str().is_some_and(|aud| audiences.iter().any(|known| known == aud));
+        self.claims
+            .get("aud")
+            .is_some_and(|aud| aud.items().map_or_else(|| named(aud), |mut many| many.any(named)))
     }
 
     /// A claim by its path: its whole name first, for names may have dots, else nested members.
-    pub fn claim(&self, path: &str) -> Option<&Value> {
+    pub fn claim(&self, path: &str) -> Option<Item<'_>> {
         if let Some(value) = self.claims.get(path) {
             return Some(value);
         }
         let mut parts = path.split('.');
         let first = self.claims.get(parts.next()?)?;
-        parts.try_fold(first, |value, name| value.get(name))
+        parts.try_fold(first, Item::get)
     }
 
     /// The client's web origins, which Keycloak puts into `allowed-origins`.
     pub fn allowed_origins(&self) -> Vec<&str> {
-        let list = self.claims.get("allowed-origins").and_then(Value::as_array);
-        list.into_iter().flatten().filter_map(Value::as_str).collect()
+        let list = self.claims.get("allowed-origins").and_then(Item::items);
+        list.into_iter().flatten().filter_map(Item::as_str).collect()
     }
 
     /// Made when the first rule asks, and once per token: it costs more than most rules do.
     pub fn converted(&self) -> &Converted {
         self.converted.get_or_init(|| {
             let mut weight = 1;
-            let claims = convert_map(&self.claims, &mut weight);
+            let claims = convert_members(self.claims.members(), &mut weight);
             Converted { claims, weight }
         })
     }
+
+    /// What a token with these claims says.
+    #[cfg(test)]
+    pub fn said(claims: &serde_json::Value) -> Self {
+        let claims = Object::parse(claims.to_string().as_bytes()).unwrap();
+        Self::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims })
+            .unwrap()
+    }
 }
 
-fn convert_map(map: &Map<String, Value>, sum: &mut u64) -> CelMap<'static> {
-    let entries = map.iter().map(|(name, value)| {
+fn convert_members(members: Members<'_>, sum: &mut u64) -> CelMap<'static> {
+    let entries = members.map(|(name, value)| {
         *sum += weight(name.len());
-        (CelMapKey::from(name.clone()), convert(value, sum))
+        (CelMapKey::from(name.to_owned()), convert(value, sum))
     });
     entries.collect::<HashMap<_, _>>().into()
 }
 
-fn convert(value: &Value, sum: &mut u64) -> Box<dyn Val> {
+fn convert(value: Item<'_>, sum: &mut u64) -> Box<dyn Val> {
     *sum += weight(value.as_str().map_or(0, str::len));
-    match value {
-        Value::Null => Box::new(CelNull),
-        Value::Bool(flag) => Box::new(CelBool::from(*flag)),
-        Value::Number(number) => match (number.as_i64(), number.as_u64()) {
-            (Some(int), _) => Box::new(CelInt::from(int)),
-            (None, Some(uint)) => Box::new(CelUInt::from(uint)),
-            (None, None) => Box::new(CelDouble::from(number.as_f64().unwrap_or(f64::NAN))),
+    match value.kind() {
+        Json::Null => Box::new(CelNull),
+        Json::Bool(flag) => Box::new(CelBool::from(flag)),
+        Json::Number(number) => match (number.parse::<i64>(), number.parse::<u64>()) {
+            (Ok(int), _) => Box::new(CelInt::from(int)),
+            (Err(_), Ok(uint)) => Box::new(CelUInt::from(uint)),
+            (Err(_), Err(_)) => Box::new(CelDouble::from(number.parse().unwrap_or(f64::NAN))),
         },
-        Value::String(text) => Box::new(CelString::from(text.clone())),
-        Value::Array(items) => {
-            Box::new(CelList::from(items.iter().map(|item| convert(item, sum)).collect::<Vec<_>>()))
+        Json::Text(text) => Box::new(CelString::from(text.to_owned())),
+        Json::List(items) => {
+            Box::new(CelList::from(items.map(|item| convert(item, sum)).collect::<Vec<_>>()))
         }
-        Value::Object(map) => Box::new(convert_map(map, sum)),
+        Json::Object(members) => Box::new(convert_members(members, sum)),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn policy() -> IssuerPolicy {
         IssuerPolicy {
@@ -329,7 +358,7 @@ mod tests {
     }
 
     fn facts_of(claims: &Value, at_jwt: bool) -> Result<Facts, Reason> {
-        let claims = claims.as_object().unwrap().clone();
+        let claims = Object::parse(claims.to_string().as_bytes()).unwrap();
         Facts::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: at_jwt, claims })
     }
 
@@ -417,9 +446,8 @@ mod tests {
     #[test]
     fn claims_are_found_by_whole_name_or_path() {
         let facts = facts_of(&with(&json!({"a.b": 1, "a": {"b": 2, "c": {"d": 3}}})), false).unwrap();
-        assert_eq!(facts.claim("a.b"), Some(&json!(1)));
-        assert_eq!(facts.claim("a.c.d"), Some(&json!(3)));
-        assert_eq!(facts.claim("a.x"), None);
-        assert_eq!(facts.claim("a.b.c"), None);
+        let claim = |path: &str| facts.claim(path).and_then(Item::as_f64);
+        assert_eq!((claim("a.b"), claim("a.c.d")), (Some(1.0), Some(3.0)));
+        assert_eq!((claim("a.x"), claim("a.b.c")), (None, None));
     }
 }

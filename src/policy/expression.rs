@@ -206,7 +206,6 @@ fn told(errors: &ParseErrors) -> String {
 mod tests {
     use std::time::Duration;
 
-    use super::super::jwt::Jwt;
     use super::*;
     use http::header::{AUTHORIZATION, COOKIE, HeaderName, PROXY_AUTHORIZATION, SEC_WEBSOCKET_PROTOCOL};
     use proptest::prelude::*;
@@ -215,8 +214,7 @@ mod tests {
     fn facts(claims: &Json) -> Facts {
         let mut claims = claims.as_object().unwrap().clone();
         claims.insert("iss".into(), "https://sso/realms/demo".into());
-        Facts::of(Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims })
-            .unwrap()
+        Facts::said(&claims.into())
     }
 
     fn ordinary() -> Facts {

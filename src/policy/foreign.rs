@@ -93,13 +93,10 @@ impl Pattern {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::jwt::Jwt;
     use serde_json::json;
 
     fn facts(claims: &serde_json::Value) -> Facts {
-        let claims = claims.as_object().unwrap().clone();
-        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
-        Facts::of(jwt).unwrap()
+        Facts::said(claims)
     }
 
     #[test]

@@ -1,13 +1,10 @@
 //! A JWT taken apart (RFC 7515 §7.1, RFC 7519 §7.2) without believing any of it: strict base64url,
 //! no duplicated members, no header that changes what is signed.
 
-use std::fmt;
-
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
 
+use super::json::{Item, Json, Object};
 use crate::base::reject::Reason;
 use crate::base::value::words;
 
@@ -55,7 +52,7 @@ pub struct Jwt<'t> {
     pub kid: Option<String>,
     /// `typ` of the header is `at+jwt` (RFC 9068 §2.1).
     pub is_at: bool,
-    pub claims: Map<String, Value>,
+    pub claims: Object,
 }
 
 /// Takes a token apart.
@@ -76,19 +73,19 @@ fn parse_typed<'t>(token: &'t str, special: &str) -> Result<Jwt<'t>, Reason> {
     }
     let (signed, signature) = token.rsplit_once('.').ok_or(MALFORMED)?;
     let (header, payload) = signed.split_once('.').ok_or(MALFORMED)?;
-    let mut header = object(header).ok_or(MALFORMED)?;
+    let header = object(header).ok_or(MALFORMED)?;
     let claims = object(payload).ok_or(MALFORMED)?;
     let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| MALFORMED)?;
     // Each of these changes what is signed or how the payload is read; none is ever needed here.
-    if ["crit", "zip", "cty"].iter().any(|name| header.contains_key(*name)) {
+    if ["crit", "zip", "cty"].iter().any(|name| header.get(name).is_some()) {
         return Err(MALFORMED);
     }
-    if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
+    if header.get("b64").is_some_and(|b64| !matches!(b64.kind(), Json::Bool(true))) {
         return Err(MALFORMED);
     }
-    let is_at = match header.get("typ") {
+    let is_at = match header.get("typ").map(Item::kind) {
         None => false,
-        Some(Value::String(typ)) => {
+        Some(Json::Text(typ)) => {
             let typ = typ.to_ascii_lowercase();
             match typ.strip_prefix("application/").unwrap_or(&typ) {
                 "jwt" => false,
@@ -98,88 +95,20 @@ fn parse_typed<'t>(token: &'t str, special: &str) -> Result<Jwt<'t>, Reason> {
         }
         Some(_) => return Err(MALFORMED),
     };
-    let algorithm = match header.get("alg") {
-        Some(Value::String(name)) => Algorithm::named(name),
+    let algorithm = match header.get("alg").map(Item::kind) {
+        Some(Json::Text(name)) => Algorithm::named(name),
         _ => return Err(MALFORMED),
     };
-    let kid = match header.remove("kid") {
+    let kid = match header.get("kid").map(Item::kind) {
         None => None,
-        Some(Value::String(kid)) if kid.len() <= MAX_KID => Some(kid),
+        Some(Json::Text(kid)) if kid.len() <= MAX_KID => Some(kid.to_owned()),
         Some(_) => return Err(MALFORMED),
     };
     Ok(Jwt { signed, signature, algorithm, kid, is_at, claims })
 }
 
-fn object(part: &str) -> Option<Map<String, Value>> {
-    let json = URL_SAFE_NO_PAD.decode(part).ok()?;
-    object_of(&json).ok()
-}
-
-/// A JSON object without duplicated members.
-pub fn object_of(json: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
-    let mut reader = serde_json::Deserializer::from_slice(json);
-    let value = Unique.deserialize(&mut reader)?;
-    reader.end()?;
-    match value {
-        Value::Object(map) => Ok(map),
-        _ => Err(serde_json::Error::custom("not an object")),
-    }
-}
-
-/// JSON in which no object has a member twice: two parsers that disagree about which one counts are
-/// how tokens get two meanings (RFC 7519 §4).
-struct Unique;
-
-impl<'de> DeserializeSeed<'de> for Unique {
-    type Value = Value;
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Unique {
-    type Value = Value;
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON without duplicated members")
-    }
-    fn visit_bool<E>(self, v: bool) -> Result<Value, E> {
-        Ok(Value::Bool(v))
-    }
-    fn visit_i64<E>(self, v: i64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_f64<E>(self, v: f64) -> Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_str<E>(self, v: &str) -> Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_string<E>(self, v: String) -> Result<Value, E> {
-        Ok(v.into())
-    }
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element_seed(Self)? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut members = Map::new();
-        while let Some(name) = map.next_key::<String>()? {
-            let value = map.next_value_seed(Self)?;
-            if members.insert(name, value).is_some() {
-                return Err(A::Error::custom("duplicated member"));
-            }
-        }
-        Ok(Value::Object(members))
-    }
+fn object(part: &str) -> Option<Object> {
+    Object::parse(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
 #[cfg(test)]
@@ -204,7 +133,7 @@ mod tests {
         assert_eq!(jwt.algorithm, Some(Algorithm::Rs256));
         assert_eq!(jwt.kid.as_deref(), Some("k"));
         assert_eq!(jwt.signature, b"sig");
-        assert_eq!(jwt.claims.get("sub"), Some(&Value::from("alice")));
+        assert_eq!(jwt.claims.get("sub").and_then(Item::as_str), Some("alice"));
         assert!(token.starts_with(jwt.signed));
     }
 

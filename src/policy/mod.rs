@@ -12,6 +12,7 @@ pub mod expression;
 pub mod foreign;
 pub mod frame;
 pub mod headers;
+pub mod json;
 pub mod jwt;
 pub mod logout;
 pub mod origin;

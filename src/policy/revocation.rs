@@ -100,12 +100,9 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::jwt::Jwt;
 
     fn facts(claims: &Value) -> Facts {
-        let claims = claims.as_object().unwrap().clone();
-        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
-        Facts::of(jwt).unwrap()
+        Facts::said(claims)
     }
 
     fn selector(kind: Kind, value: &str, before: Option<u64>) -> Selector {

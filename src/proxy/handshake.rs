@@ -29,6 +29,7 @@ use crate::policy::bearer::{self, Offer, Rewrite};
 use crate::policy::carrier::Delivery;
 use crate::policy::claims::Facts;
 use crate::policy::headers::{Told, outgoing};
+use crate::policy::json::{Item, Json};
 use crate::policy::jwt;
 use crate::policy::peer::Peer;
 use crate::policy::request::Kind;
@@ -70,10 +71,8 @@ pub async fn verify(
     }
     let jwt = trace.step("token.from", || "form: a signed JWT".into(), jwt::parse(token))?;
     // The issuer is chosen by what the token claims; its keys then prove the claim.
-    let (named, issuer) = match jwt.claims.get("iss") {
-        Some(serde_json::Value::String(iss)) => {
-            (iss.as_str(), snapshot.issuer(iss).ok_or(Reason::TokenIssuer))
-        }
+    let (named, issuer) = match jwt.claims.get("iss").map(Item::kind) {
+        Some(Json::Text(iss)) => (iss, snapshot.issuer(iss).ok_or(Reason::TokenIssuer)),
         Some(_) => ("not a text", Err(Reason::TokenMalformed)),
         None => ("missing", Err(Reason::TokenClaimMissing)),
     };

@@ -18,6 +18,7 @@ use super::revoking::revoke;
 use crate::base::clock::Unix;
 use crate::base::reject::Reason;
 use crate::policy::claims::Facts;
+use crate::policy::json::Item;
 use crate::policy::jwt;
 use crate::policy::logout::{self, LogoutSettings};
 use crate::policy::revocation::{Kind, Selector};
@@ -174,7 +175,7 @@ async fn check(
         reason => bad(format!("logout_token: {}", reason.label())),
     };
     let jwt = jwt::parse_logout(token).map_err(refused)?;
-    let iss = jwt.claims.get("iss").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let iss = jwt.claims.get("iss").and_then(Item::as_str).unwrap_or_default();
     let issuer = snapshot.issuer(iss).ok_or(Reason::TokenIssuer).map_err(refused)?;
     issuer.verify(&jwt).await.map_err(refused)?;
     let facts = Facts::of(jwt).map_err(refused)?;

@@ -13,6 +13,7 @@ use crate::base::clock::Unix;
 use crate::io::jwks::Issuer;
 use crate::policy::bearer;
 use crate::policy::claims::Facts;
+use crate::policy::json::Item;
 use crate::policy::jwt;
 use crate::policy::trace::Trace;
 
@@ -46,7 +47,7 @@ pub fn look(gate: &Arc<Gate>, snapshot: &Arc<Snapshot>, plan: &Plan, visit: Visi
 /// Whether the user that a token claims to be of has a session: else it need not be verified.
 fn has_session(gate: &Gate, token: &str) -> bool {
     let Ok(jwt) = jwt::parse(token) else { return false };
-    let text = |name: &str| jwt.claims.get(name).and_then(serde_json::Value::as_str);
+    let text = |name: &str| jwt.claims.get(name).and_then(Item::as_str);
     let (Some(iss), Some(sub)) = (text("iss"), text("sub")) else { return false };
     gate.sessions.has_user(iss, sub)
 }

@@ -342,13 +342,11 @@ mod tests {
 
     use super::super::naming::id;
     use super::*;
-    use crate::policy::jwt::Jwt;
 
     fn facts(claims: &Value) -> Facts {
         let mut claims = claims.as_object().unwrap().clone();
         claims.entry("iss").or_insert("x".into());
-        let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
-        Facts::of(jwt).unwrap()
+        Facts::said(&claims.into())
     }
 
     fn at(seconds: u64) -> Unix {

@@ -231,6 +231,7 @@ pub fn verify(jwt: &Jwt<'_>, algorithm: Algorithm, keys: &[Arc<Key>]) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::json::Object;
     use aws_lc_rs::rand::SystemRandom;
     use aws_lc_rs::signature::{EcdsaKeyPair, KeyPair};
     use serde_json::json;
@@ -311,7 +312,7 @@ mod tests {
             algorithm: None,
             kid: None,
             is_at: false,
-            claims: serde_json::Map::new(),
+            claims: Object::parse(b"{}").unwrap(),
         };
         assert!(Arc::ptr_eq(&verify(&jwt(signature.clone()), Algorithm::Es256, &keys).unwrap(), &keys[1]));
         assert_eq!(

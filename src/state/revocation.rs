@@ -187,7 +187,6 @@ mod tests {
     use super::*;
     use crate::base::reject::Reason;
     use crate::policy::claims::Facts;
-    use crate::policy::jwt::Jwt;
     use crate::state::sessions::Places;
     use crate::telemetry::logging::Line;
     use crate::telemetry::record::Describe;
@@ -200,9 +199,7 @@ mod tests {
 
     impl User {
         fn named(sub: &str) -> Self {
-            let claims = json!({"iss": "https://a", "sub": sub}).as_object().unwrap().clone();
-            let jwt = Jwt { signed: "", signature: vec![], algorithm: None, kid: None, is_at: false, claims };
-            Self(Arc::new(Facts::of(jwt).unwrap()))
+            Self(Arc::new(Facts::said(&json!({"iss": "https://a", "sub": sub}))))
         }
     }
 

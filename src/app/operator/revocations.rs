@@ -11,7 +11,7 @@ use super::super::answer::{Answer, Asker, json_answer};
 use super::asked::{Wrong, bad, by, page_size, parameters};
 use crate::base::clock::Unix;
 use crate::base::value::{Raw, Span, Value as _, quoted};
-use crate::policy::jwt::object_of;
+use crate::policy::json::Object;
 use crate::policy::revocation::{Kind, Selector};
 use crate::proxy::gate::Gate;
 use crate::proxy::revoking::{self, Done};
@@ -57,7 +57,7 @@ pub fn list(gate: &Gate, query: &str) -> Result<Answer, Wrong> {
 pub async fn post(gate: &Gate, from: Asker, body: Incoming) -> Result<Answer, Wrong> {
     let too_long = |_| Wrong(StatusCode::PAYLOAD_TOO_LARGE, format!("accepted: at most {MAX_BODY} bytes"));
     let bytes = Limited::new(body, MAX_BODY).collect().await.map_err(too_long)?.to_bytes();
-    let asked = object_of(&bytes).map_err(|error| bad(format!("no JSON object: {error}")))?;
+    let asked = Object::parse(&bytes).map_err(|error| bad(format!("no JSON object: {error}")))?;
     let snapshot = gate.snapshot.load_full();
     let issuers: Vec<&str> = snapshot.issuers.iter().map(|issuer| issuer.policy.url.as_str()).collect();
     let now = Unix::now();
@@ -111,20 +111,17 @@ pub async fn withdraw(gate: &Gate, asker: Asker, id: &str) -> Result<Answer, Wro
     }
 }
 
-fn text<'v>(asked: &'v Map<String, Value>, name: &str) -> Result<Option<&'v str>, Wrong> {
-    match asked.get(name) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(other) => Err(bad(format!("{name} = {other}; accepted: a string"))),
-    }
+fn text<'v>(asked: &'v Object, name: &str) -> Result<Option<&'v str>, Wrong> {
+    let Some(value) = asked.get(name).filter(|value| !value.is_null()) else { return Ok(None) };
+    value.as_str().map(Some).ok_or_else(|| bad(format!("{name} = {value}; accepted: a string")))
 }
 
 /// What a request to revoke names.
-fn selector(asked: &Map<String, Value>, issuers: &[&str], now: Unix) -> Result<Selector, Wrong> {
+fn selector(asked: &Object, issuers: &[&str], now: Unix) -> Result<Selector, Wrong> {
     const ACCEPTED: &str =
         "accepted: jti, sid, sub, issued_before, or sub and issued_before; with iss, ttl, reason";
     const KNOWN: [&str; 7] = ["jti", "sid", "sub", "issued_before", "iss", "ttl", "reason"];
-    if let Some(unknown) = asked.keys().find(|name| !KNOWN.contains(&name.as_str())) {
+    if let Some(unknown) = asked.members().map(|(name, _)| name).find(|name| !KNOWN.contains(name)) {
         return Err(bad(format!("{} is unknown; {ACCEPTED}", quoted(unknown))));
     }
     let moment = text(asked, "issued_before")?.map(|text| issued_before(text, now)).transpose()?;
