@@ -62,7 +62,8 @@ pub async fn verify(
     token: &str,
     trace: &mut Trace,
 ) -> Result<(Arc<Facts>, Arc<Issuer>), Reason> {
-    if let Some(known) = snapshot.verified.get(token) {
+    let name = snapshot.verified.name(token);
+    if let Some(known) = name.and_then(|name| snapshot.verified.get(name)) {
         let issuer = snapshot.issuer(known.facts.iss()).ok_or(Reason::TokenIssuer)?;
         if !issuer.policy.algorithms.contains(&known.algorithm) {
             return Err(Reason::TokenAlgorithm);
@@ -88,7 +89,9 @@ pub async fn verify(
         facts.keep(token);
     }
     let facts = Arc::new(facts);
-    snapshot.verified.put(token, Verified { facts: Arc::clone(&facts), algorithm, key });
+    if let Some(name) = name {
+        snapshot.verified.put(name, Verified { facts: Arc::clone(&facts), algorithm, key });
+    }
     Ok((facts, Arc::clone(issuer)))
 }
 

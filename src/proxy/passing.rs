@@ -26,7 +26,8 @@ pub fn look(gate: &Arc<Gate>, snapshot: &Arc<Snapshot>, plan: &Plan, visit: Visi
         return;
     }
     let Ok(Some(found)) = bearer::find(visit.head, &plan.token) else { return };
-    if let Some(known) = snapshot.verified.get(&found.token) {
+    let name = snapshot.verified.name(&found.token);
+    if let Some(known) = name.and_then(|name| snapshot.verified.get(name)) {
         if let Some(issuer) = snapshot.issuer(known.facts.iss()) {
             offer(gate, snapshot, issuer, &known.facts);
         }
