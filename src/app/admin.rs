@@ -238,7 +238,10 @@ impl Admin {
             (&Method::GET, "/livez") => json_answer(StatusCode::OK, &json!({"live": true})),
             (&Method::GET, "/readyz") => self.ready(),
             (&Method::GET, "/metrics") => {
-                answer(StatusCode::OK, CONTENT_TYPE, self.control.gate().recorder.metrics.encode())
+                let gate = self.control.gate();
+                let tracked = i64::try_from(gate.attempts.tracked()).unwrap_or(i64::MAX);
+                gate.recorder.metrics.tracked_addresses.set(tracked);
+                answer(StatusCode::OK, CONTENT_TYPE, gate.recorder.metrics.encode())
             }
             (&Method::GET, "/drained") => {
                 self.control.drained().await;

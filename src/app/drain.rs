@@ -71,6 +71,7 @@ pub struct Control {
     gate: Arc<Gate>,
     settings: Mutex<(DrainSettings, Arc<[Effective]>)>,
     reload: Notify,
+    taken_over: Notify,
     begin: Notify,
     /// Exit once drained; without it a drained gate goes on to say so.
     leave: watch::Sender<bool>,
@@ -86,6 +87,7 @@ impl Control {
             gate,
             settings: Mutex::new((settings, effective.into())),
             reload: Notify::new(),
+            taken_over: Notify::new(),
             begin: Notify::new(),
             leave: watch::Sender::new(false),
             cut: Notify::new(),
@@ -117,6 +119,16 @@ impl Control {
     /// Waits for [`Self::reload`].
     pub async fn reload_asked(&self) {
         self.reload.notified().await;
+    }
+
+    /// Another configuration is in force.
+    pub fn tell_taken_over(&self) {
+        self.taken_over.notify_one();
+    }
+
+    /// Waits for [`Self::tell_taken_over`].
+    pub async fn taken_over(&self) {
+        self.taken_over.notified().await;
     }
 
     /// Asks for a drain; the process stays until a signal.

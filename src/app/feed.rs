@@ -4,9 +4,12 @@
 use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::beat::Beat;
+use super::drain::Control;
 use crate::base::clock::Unix;
 use crate::io::files::{LOOK, Watched};
 use crate::policy::revocation::{Kind, Selector};
@@ -16,8 +19,8 @@ use crate::state::blacklist::Feed;
 use crate::state::revocation::replace_file;
 use crate::telemetry::logging::Level;
 
-/// Revocations that have expired are forgotten in each such turn: they hold no more in any case.
-const SWEEP: u32 = 5;
+/// How often what has expired is forgotten: it holds no more in any case.
+const SWEEP: Duration = Duration::from_millis(5 * 1024);
 /// Broken lines that are named one by one.
 const NAMED: usize = 20;
 
@@ -45,17 +48,19 @@ impl FileFeed {
     }
 
     /// Goes on for ever.
-    pub async fn keep(mut self) {
+    pub async fn keep(mut self, control: Arc<Control>, beat: Beat) {
         let gate = Arc::clone(&self.gate);
-        let mut turns = 0_u32;
         loop {
-            tokio::time::sleep(self.file.as_ref().map_or(LOOK, Watched::pause)).await;
-            turns += 1;
-            sweep(&gate, turns);
-            update_staleness(&gate);
-            let has_file = gate.snapshot.load().settings.blacklist.file.is_some();
-            if !has_file && self.file.is_none() {
+            let snapshot = gate.snapshot.load_full();
+            let has_file = snapshot.settings.blacklist.file.is_some() || self.file.is_some();
+            if !has_file && snapshot.shared.is_none() {
                 gate.blacklist.set_stale(Feed::File, false);
+                control.taken_over().await;
+                continue;
+            }
+            beat.next(self.file.as_ref().map_or(LOOK, Watched::pause)).await;
+            update_staleness(&gate);
+            if !has_file {
                 continue;
             }
             let contact = self.contact;
@@ -193,11 +198,11 @@ pub fn update_staleness(gate: &Gate) {
     gate.blacklist.set_stale(Feed::Redis, stale);
 }
 
-fn sweep(gate: &Gate, turns: u32) {
-    gate.attempts.sweep(Instant::now());
-    let tracked = gate.attempts.tracked();
-    gate.recorder.metrics.tracked_addresses.set(i64::try_from(tracked).unwrap_or_default());
-    if turns.is_multiple_of(SWEEP) {
+/// Forgets what has expired, for ever.
+pub async fn sweep(gate: Arc<Gate>, beat: Beat) {
+    loop {
+        beat.next(SWEEP).await;
+        gate.attempts.sweep(Instant::now());
         gate.blacklist.sweep(Unix::now());
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod admin;
 mod answer;
+mod beat;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -24,6 +25,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use self::beat::Beat;
 use self::config::Config;
 use self::drain::Control;
 use self::feed::FileFeed;
@@ -37,7 +39,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::telemetry::record::Recorder;
 
 /// Shorter than the timeouts of a handshake, and long enough for a gate at rest.
-const TICK: Duration = Duration::from_secs(4);
+const TICK: Duration = Duration::from_millis(4096);
 /// "Out of …" is said no more often than this.
 const WARN_EVERY: Duration = Duration::from_secs(10);
 
@@ -112,17 +114,19 @@ impl Bound {
             let thread = std::thread::Builder::new().name(format!("worker-{n}"));
             threads.push(thread.spawn(move || work(&control, listeners))?);
         }
+        let beat = Beat::new();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let ending = runtime.block_on(async {
             let mut fetchers = Fetchers::default();
             fetchers.follow(control.gate(), &control.gate().snapshot.load());
-            tokio::spawn(feed.keep());
+            tokio::spawn(feed.keep(Arc::clone(&control), beat));
+            tokio::spawn(feed::sweep(Arc::clone(control.gate()), beat));
             admin.serve(&control)?;
             if signals {
                 drain::obey_signals(&control)?;
             }
             if let Some(reloader) = reloader {
-                tokio::spawn(reloader.run(Arc::clone(&control), fetchers, signals));
+                tokio::spawn(reloader.run(Arc::clone(&control), fetchers, signals, beat));
             }
             let ending = control.run().await;
             let shared = control.gate().snapshot.load().shared.clone();
@@ -146,6 +150,7 @@ impl Bound {
 
 /// One worker: a thread with a runtime of its own, so that no session ever changes threads.
 fn work(control: &Arc<Control>, listeners: Vec<std::net::TcpListener>) -> Result<()> {
+    let beat = Beat::new();
     let runtime = tokio::runtime::Builder::new_current_thread()
         // Rounds this long let all that are ready judge, then all dial.
         .event_interval(512)
@@ -161,10 +166,9 @@ fn work(control: &Arc<Control>, listeners: Vec<std::net::TcpListener>) -> Result
         }
         // tokio wakes its driver, by a system call, for each timer that becomes the earliest of all. With
         // one that is never far away almost none does.
-        let mut tick = tokio::time::interval(TICK);
         tokio::spawn(async move {
             loop {
-                tick.tick().await;
+                beat.next(TICK).await;
             }
         });
         control.stopped().await;

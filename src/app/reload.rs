@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 
+use super::beat::Beat;
 use super::config::{self, Boot, Config};
 use super::drain::Control;
 use super::feed::update_staleness;
@@ -113,7 +114,7 @@ impl Reloader {
     }
 
     /// Looks at the file, and obeys SIGHUP if signals are ours, for ever.
-    pub async fn run(mut self, control: Arc<Control>, mut fetchers: Fetchers, signals: bool) {
+    pub async fn run(mut self, control: Arc<Control>, mut fetchers: Fetchers, signals: bool, beat: Beat) {
         let mut hangups = if signals { signal(SignalKind::hangup()).ok() } else { None };
         loop {
             let asked = async {
@@ -125,7 +126,7 @@ impl Reloader {
             let asked = tokio::select! {
                 hangup = asked => hangup.is_some(),
                 () = control.reload_asked() => true,
-                () = tokio::time::sleep(self.file.pause()) => false,
+                () = beat.next(self.file.pause()) => false,
             };
             let looked = self.file.look();
             if asked {
@@ -215,6 +216,7 @@ pub fn take_over(control: &Control, config: Config, fetchers: &mut Fetchers) {
     let generation = snapshot.generation;
     let before = gate.snapshot.swap(Arc::clone(&snapshot));
     update_staleness(gate);
+    control.tell_taken_over();
     for gone in before.issuers.iter().filter(|issuer| snapshot.issuer(&issuer.policy.url).is_none()) {
         gone.retire();
     }

@@ -17,9 +17,9 @@ const SETTLED: i64 = 2;
 const PIECE: usize = 64 * 1024;
 
 /// How often a file is looked at.
-pub const LOOK: Duration = Duration::from_secs(1);
+pub const LOOK: Duration = Duration::from_millis(1024);
 /// How soon again, when it has another content.
-const LOOK_AGAIN: Duration = Duration::from_millis(500);
+const LOOK_AGAIN: Duration = Duration::from_millis(512);
 
 /// A file and what is known of it.
 #[derive(Debug)]

@@ -151,6 +151,9 @@ impl Attempts {
         let elapsed = self.elapsed(now);
         for shard in &self.shards {
             let mut windows = locked(shard);
+            if windows.is_empty() {
+                continue;
+            }
             windows.retain(|_, window| !window.is_past(elapsed));
             // It would keep the memory of its fullest time.
             if windows.is_empty() {
