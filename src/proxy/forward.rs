@@ -15,7 +15,7 @@ use super::handshake::{Verdict, headers_for_backend, target};
 use super::plan::Snapshot;
 use super::visit::Visit;
 use crate::base::reject::Reason;
-use crate::io::pool::{Pool, give_up, is_connect, was_reused};
+use crate::io::pool::{Failed, Pool};
 use crate::policy::headers::strip_hop_by_hop;
 use crate::telemetry::logging::Level;
 
@@ -39,7 +39,7 @@ pub async fn send(
         matches!(head.method, Method::GET | Method::HEAD | Method::OPTIONS) && body.is_end_stream();
     let activity = Activity::now();
     let mut body = Some(Body::Upload(body, Arc::clone(&activity)));
-    let response = loop {
+    let answer = loop {
         let mut headers = HeaderMap::with_capacity(head.headers.len() + 8);
         headers_for_backend(gate, snapshot, visit, verdict, who, nonce, |name, value| {
             if let Ok(value) = HeaderValue::from_bytes(value) {
@@ -56,26 +56,24 @@ pub async fn send(
         *request.uri_mut() = uri(&target).ok_or(Reason::RequestMalformed)?;
         *request.headers_mut() = headers;
         match within(upstream.settings.response_timeout, &activity, pool.send(request)).await? {
-            Ok(response) => break response,
-            Err(error) if repeatable && was_reused(&error) => repeatable = false,
-            Err(error) => {
-                let cause = std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
-                let message = format!("{:?}: {error}: {cause}", upstream.endpoint);
+            Ok(answer) => break answer,
+            Err(Failed::Lost { reused: true, .. }) if repeatable => repeatable = false,
+            Err(failed) => {
+                let message = format!("{:?}: {failed}", upstream.endpoint);
                 gate.recorder.log.say(Level::Debug, "upstream_failed", &message);
-                let unreachable = is_connect(&error);
-                return Err(if unreachable {
-                    Reason::UpstreamUnreachable
-                } else {
-                    Reason::UpstreamMalformed
+                return Err(match failed {
+                    Failed::Connect(_) => Reason::UpstreamUnreachable,
+                    Failed::Lost { .. } => Reason::UpstreamMalformed,
                 });
             }
         }
     };
+    let response = answer.response();
     if response.status() == StatusCode::SWITCHING_PROTOCOLS || !is_framed_once(response.headers()) {
-        give_up(&response);
+        // What its connection sends next cannot be trusted, so it ends here.
         return Err(Reason::UpstreamMalformed);
     }
-    let (mut parts, body) = response.into_parts();
+    let (mut parts, body) = answer.accept().into_parts();
     strip_hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
     Ok(Response::from_parts(parts, Body::Stream(body)))
@@ -112,9 +110,8 @@ fn is_framed_once(headers: &HeaderMap) -> bool {
         && (length.is_none() || coding.is_none())
 }
 
-/// The authority only names the pool; the `Host` header is already there.
 fn uri(target: &str) -> Option<Uri> {
-    Uri::builder().scheme("http").authority("upstream").path_and_query(target).build().ok()
+    Uri::builder().path_and_query(target).build().ok()
 }
 
 #[cfg(test)]

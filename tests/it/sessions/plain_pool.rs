@@ -39,6 +39,27 @@ fn connections_are_kept_on_both_sides() {
 }
 
 #[test]
+fn a_connection_is_kept_after_a_long_answer_too() {
+    let (issuer, upstream) = (Issuer::start(), Upstream::start());
+    let gate = Gate::start(&passing(&upstream, &issuer));
+    let mut client = gate.client();
+    let (mut wire, _) = ask(&mut client, &upstream, "GET /long HTTP/1.1\r\nHost: a\r\n\r\n");
+    let long = vec![b'x'; 300_000];
+    wire.send(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", long.len()).as_bytes());
+    for part in long.chunks(100_000) {
+        std::thread::sleep(Duration::from_millis(10));
+        wire.send(part);
+    }
+    let head = client.head();
+    assert_eq!(client.body(&head), long);
+    client.send(b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert!(wire.head().starts_with("GET /next "));
+    wire.send(OK);
+    answer(&mut client);
+    upstream.assert_quiet();
+}
+
+#[test]
 fn requests_in_one_write_are_answered_in_their_order() {
     let (issuer, upstream) = (Issuer::start(), Upstream::start());
     let gate = Gate::start(&passing(&upstream, &issuer));
