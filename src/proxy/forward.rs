@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -55,6 +56,7 @@ pub async fn send(
         *request.version_mut() = Version::HTTP_11;
         *request.uri_mut() = uri(&target).ok_or(Reason::RequestMalformed)?;
         *request.headers_mut() = headers;
+        fall_in().await;
         match within(upstream.settings.response_timeout, &activity, pool.send(request)).await? {
             Ok(answer) => break answer,
             Err(Failed::Lost { reused: true, .. }) if repeatable => repeatable = false,
@@ -74,9 +76,24 @@ pub async fn send(
         return Err(Reason::UpstreamMalformed);
     }
     let (mut parts, body) = answer.accept().into_parts();
+    fall_in().await;
     strip_hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
     Ok(Response::from_parts(parts, Body::Stream(body)))
+}
+
+/// Lets all who are ready come as far as this. What they write then goes out in a burst, and the other side
+/// wakes once for many: every single wake-up costs as much as a request.
+async fn fall_in() {
+    let mut fallen_in = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut fallen_in, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// Waits for the head of the answer; the time of a slow upload is not the backend's.
