@@ -32,7 +32,7 @@ use super::revoked;
 use super::session::{Early, Session};
 use super::visit::Visit;
 use super::wire::ClientIo;
-use super::worker::Worker;
+use super::worker::{Worker, fall_in};
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
 use crate::policy::cors;
@@ -172,8 +172,7 @@ pub async fn upgrade(worker: &Worker, socket: IpAddr, head: &Parts, started: Ins
         (Err(reason), _) => Err(reason.into()),
         (Ok(()), None) => Err(Reason::Internal.into()),
     };
-    // As before the dial: answers go out in a burst.
-    tokio::task::yield_now().await;
+    fall_in().await;
     match (outcome, pending.who.take()) {
         (Ok(Outcome::Agreed(agreed)), Some(_)) => open(gate, *agreed, head, started),
         (Ok(Outcome::Answered(response)), Some(who)) => {

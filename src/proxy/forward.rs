@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use http::header::{self, HeaderValue};
@@ -15,6 +14,7 @@ use super::guest::Who;
 use super::handshake::{Verdict, headers_for_backend, target};
 use super::plan::Snapshot;
 use super::visit::Visit;
+use super::worker::fall_in;
 use crate::base::reject::Reason;
 use crate::io::pool::{Failed, Pool};
 use crate::policy::headers::strip_hop_by_hop;
@@ -80,20 +80,6 @@ pub async fn send(
     strip_hop_by_hop(&mut parts.headers);
     parts.version = Version::HTTP_11;
     Ok(Response::from_parts(parts, Body::Stream(body)))
-}
-
-/// Lets all who are ready come as far as this. What they write then goes out in a burst, and the other side
-/// wakes once for many: every single wake-up costs as much as a request.
-async fn fall_in() {
-    let mut fallen_in = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut fallen_in, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Waits for the head of the answer; the time of a slow upload is not the backend's.

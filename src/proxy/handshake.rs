@@ -20,6 +20,7 @@ use super::plan::{Auth, HttpToken, Plan, Snapshot};
 use super::refuse::switching;
 use super::revoked;
 use super::visit::Visit;
+use super::worker::fall_in;
 use crate::base::clock::Unix;
 use crate::base::reject::{Reason, Reject};
 use crate::io::dial::Stream;
@@ -337,9 +338,7 @@ pub async fn run(gate: &Gate, visit: Visit<'_>, started: Instant, who: &mut Who)
     headers_for_backend(gate, &snapshot, visit, &verdict, who, None, |name, value| {
         request.header(name, value);
     });
-    // All that are ready are judged first and then dial one after the other: the backend wakes once for
-    // many, where every single wake-up costs more than a verdict.
-    tokio::task::yield_now().await;
+    fall_in().await;
     let answer = tokio::select! {
         biased;
         end = std::future::poll_fn(|cx| registration.entry.switch.poll_ended(cx)) => {

@@ -103,3 +103,17 @@ fn limited(settings: &Settings, peer: &Peer) -> Option<(Rate, IpAddr)> {
     let rate = settings.limits.attempts?;
     settings.counted(peer).map(|address| (rate, address))
 }
+
+/// Lets all who are ready come as far as this. What they write then goes out in a burst, and the other side
+/// wakes once for many: every single wake-up costs as much as a request.
+pub async fn fall_in() {
+    let mut fallen_in = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut fallen_in, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
+}
