@@ -29,8 +29,9 @@ impl Watch<'_> {
     pub fn passed(&self, sender: Sender, scan: &Scan, moved: Option<Instant>) {
         if let Some(now) = moved {
             let (instant, wall) = self.began;
-            let since = u64::try_from(now.duration_since(instant).as_micros()).unwrap_or_default();
-            self.counters.last_data.store((wall + since) / 1000, Ordering::Release);
+            let since = now.duration_since(instant);
+            let micros = wall + since.as_secs() * 1_000_000 + u64::from(since.subsec_micros());
+            self.counters.last_data.store(micros / 1000, Ordering::Release);
         }
         let Metrics { bytes_received, messages_received, bytes_sent, messages_sent, .. } = self.metrics;
         let (passed, bytes, messages) = match sender {
