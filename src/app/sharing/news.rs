@@ -148,8 +148,12 @@ pub async fn take_all(
     survey: &Survey,
 ) -> Result<(), Away> {
     let mut after = String::new();
-    loop {
+    while after != survey.last {
         let mut some = shared.range(connection, &after).await?;
+        // What has come since the survey is the tail's, which carries it out once.
+        if let Some(end) = some.iter().position(|told| told.id == survey.last) {
+            some.truncate(end + 1);
+        }
         let Some(last) = some.last() else { break };
         after.clone_from(&last.id);
         some.retain(|told| match &told.news {
