@@ -95,13 +95,9 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn facts(claims: &serde_json::Value) -> Facts {
-        Facts::said(claims)
-    }
-
     #[test]
     fn a_pattern_is_filled_in_with_what_the_token_says() {
-        let mut facts = facts(&json!({"iss": "i", "sub": "s{jti}", "jti": "j", "sid": "d"}));
+        let mut facts = Facts::said(&json!({"iss": "i", "sub": "s{jti}", "jti": "j", "sid": "d"}));
         facts.keep("abc");
         let sha = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
         for (pattern, key, reason) in [
@@ -120,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_token_without_the_claim_has_no_key() {
-        let facts = facts(&json!({"iss": "i"}));
+        let facts = Facts::said(&json!({"iss": "i"}));
         for pattern in ["{jti}", "{sid}", "{sub}", "{token}", "{token_sha256}"] {
             assert_eq!(Pattern::parse(pattern).unwrap().key(&facts), None, "{pattern}");
         }

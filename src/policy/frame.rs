@@ -187,6 +187,7 @@ pub struct Scan {
 #[derive(Clone, Copy, Debug)]
 struct Message {
     bytes: u64,
+    /// Not 0, so that one more or less costs no room.
     fragments: NonZeroU32,
 }
 

@@ -14,7 +14,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use super::bearer::Rewrite;
 use super::claims::Facts;
 use super::frame::Compression;
-use super::json::{Item, Json};
+use super::json::Item;
 use super::profile::Profile;
 use super::request::list;
 use crate::base::section::Section;
@@ -137,16 +137,10 @@ pub type Identity<'f> = Vec<(&'f HeaderName, Cow<'f, str>)>;
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 
 fn text(value: Item<'_>) -> Option<Cow<'_, str>> {
-    match value.kind() {
-        Json::Text(text) => {
-            let plain = text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'%')
-                && text.trim_matches(' ') == text;
-            Some(if plain { text.into() } else { utf8_percent_encode(text, ENCODED).to_string().into() })
-        }
-        Json::Number(number) => Some(number.into()),
-        Json::Bool(flag) => Some(if flag { "true" } else { "false" }.into()),
-        Json::Null | Json::List(_) | Json::Object(_) => None,
-    }
+    let text = value.scalar()?;
+    let plain =
+        text.bytes().all(|b| (0x20..0x7f).contains(&b) && b != b'%') && text.trim_matches(' ') == text;
+    Some(if plain { text.into() } else { utf8_percent_encode(text, ENCODED).to_string().into() })
 }
 
 /// A claim as header text; `None` if it has no unambiguous one.

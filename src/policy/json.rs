@@ -16,6 +16,13 @@ struct Span {
     length: u16,
 }
 
+impl Span {
+    fn of(self, texts: &str) -> &str {
+        let start = usize::from(self.start);
+        texts.get(start..start + usize::from(self.length)).unwrap_or_default()
+    }
+}
+
 /// A value. What a list or an object holds follows it, of members first the name, then the value; `end` is
 /// the place behind all of that.
 #[derive(Clone, Copy, Debug)]
@@ -83,18 +90,12 @@ impl Object {
     }
 
     pub fn members(&self) -> Members<'_> {
-        let end = u16::try_from(self.nodes.len()).unwrap_or(u16::MAX);
-        Members(Items { object: self, next: 1, end })
+        Members(Items { object: self, next: 1, end: self.root().end() })
     }
 
     /// The member of that name.
     pub fn get(&self, name: &str) -> Option<Item<'_>> {
-        self.members().find(|(known, _)| *known == name).map(|(_, value)| value)
-    }
-
-    fn text(&self, span: Span) -> &str {
-        let start = usize::from(span.start);
-        self.texts.get(start..start + usize::from(span.length)).unwrap_or_default()
+        self.root().get(name)
     }
 }
 
@@ -104,8 +105,8 @@ impl<'o> Item<'o> {
         match object.nodes.get(usize::from(self.at)) {
             None | Some(Node::Null) => Json::Null,
             Some(Node::Bool(flag)) => Json::Bool(*flag),
-            Some(Node::Number(span)) => Json::Number(object.text(*span)),
-            Some(Node::Text(span)) => Json::Text(object.text(*span)),
+            Some(Node::Number(span)) => Json::Number(span.of(&object.texts)),
+            Some(Node::Text(span)) => Json::Text(span.of(&object.texts)),
             Some(Node::List { end }) => Json::List(Items { object, next, end: *end }),
             Some(Node::Object { end }) => Json::Object(Members(Items { object, next, end: *end })),
         }
@@ -117,6 +118,15 @@ impl<'o> Item<'o> {
 
     pub fn as_str(self) -> Option<&'o str> {
         if let Json::Text(text) = self.kind() { Some(text) } else { None }
+    }
+
+    /// A text as it is, a number or a truth value as JSON writes it.
+    pub fn scalar(self) -> Option<&'o str> {
+        match self.kind() {
+            Json::Text(text) | Json::Number(text) => Some(text),
+            Json::Bool(flag) => Some(if flag { "true" } else { "false" }),
+            Json::Null | Json::List(_) | Json::Object(_) => None,
+        }
     }
 
     pub fn as_f64(self) -> Option<f64> {
@@ -193,15 +203,13 @@ impl Serialize for Item<'_> {
                 number.parse::<Number>().map_err(serde::ser::Error::custom)?.serialize(serializer)
             }
             Json::Text(text) => serializer.serialize_str(text),
-            Json::List(items) => {
+            Json::List(mut items) => {
                 let mut list = serializer.serialize_seq(None)?;
-                let mut items = items;
                 items.try_for_each(|item| list.serialize_element(&item))?;
                 list.end()
             }
-            Json::Object(members) => {
+            Json::Object(mut members) => {
                 let mut map = serializer.serialize_map(None)?;
-                let mut members = members;
                 members.try_for_each(|(name, value)| map.serialize_entry(name, &value))?;
                 map.end()
             }
@@ -248,24 +256,18 @@ impl Builder {
         Ok(())
     }
 
-    fn name(&self, span: Span) -> &str {
-        let start = usize::from(span.start);
-        self.texts.get(start..start + usize::from(span.length)).unwrap_or_default()
-    }
-
     /// Few names are compared one by one, many in order: whoever sends them has signed nothing yet.
     fn is_unique(&self, names: &[Span]) -> bool {
         const FEW: usize = 32;
         if names.len() <= FEW {
             let is_new = |(n, name): (usize, &Span)| {
-                names
-                    .iter()
-                    .take(n)
-                    .all(|before| before.length != name.length || self.name(*before) != self.name(*name))
+                names.iter().take(n).all(|before| {
+                    before.length != name.length || before.of(&self.texts) != name.of(&self.texts)
+                })
             };
             return names.iter().enumerate().all(is_new);
         }
-        let mut names: Vec<&str> = names.iter().map(|name| self.name(*name)).collect();
+        let mut names: Vec<&str> = names.iter().map(|name| name.of(&self.texts)).collect();
         names.sort_unstable();
         names.is_sorted_by(|one, next| one < next)
     }

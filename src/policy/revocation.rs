@@ -97,13 +97,9 @@ impl fmt::Display for Selector {
 mod tests {
     use std::time::Duration;
 
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
-
-    fn facts(claims: &Value) -> Facts {
-        Facts::said(claims)
-    }
 
     fn selector(kind: Kind, value: &str, before: Option<u64>) -> Selector {
         let issued_before = before.map(|seconds| Unix(Duration::from_secs(seconds)));
@@ -112,7 +108,7 @@ mod tests {
 
     #[test]
     fn each_kind_names_what_it_says_and_nothing_else() {
-        let alice = facts(&json!({"iss": "x", "sub": "alice", "jti": "j", "sid": "s", "iat": 100}));
+        let alice = Facts::said(&json!({"iss": "x", "sub": "alice", "jti": "j", "sid": "s", "iat": 100}));
         for (selector, named) in [
             (selector(Kind::Jti, "j", None), true),
             (selector(Kind::Jti, "s", None), false),
@@ -134,7 +130,7 @@ mod tests {
 
     #[test]
     fn a_token_that_does_not_say_when_it_was_issued_counts_as_issued_before() {
-        let facts = facts(&json!({"iss": "x", "sub": "alice"}));
+        let facts = Facts::said(&json!({"iss": "x", "sub": "alice"}));
         assert!(selector(Kind::SubBefore, "alice", Some(1)).matches(&facts));
         assert!(!selector(Kind::Jti, "", None).matches(&facts), "no jti is not the empty one");
     }

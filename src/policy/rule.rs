@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::claims::Facts;
 use super::expression::{Expression, RequestView};
-use super::json::{Item, Json};
+use super::json::Item;
 use super::route::{Params, Pattern};
 use super::trace::Trace;
 use crate::base::reject::Reason;
@@ -190,13 +190,8 @@ impl Role {
 
 /// A claim says a text if it equals it, or is an array that contains it.
 fn says(claim: Item<'_>, wanted: &str) -> bool {
-    match claim.kind() {
-        Json::Text(text) => text == wanted,
-        Json::Number(number) => number == wanted,
-        Json::Bool(flag) => (if flag { "true" } else { "false" }) == wanted,
-        Json::List(mut items) => items.any(|item| item.items().is_none() && says(item, wanted)),
-        Json::Null | Json::Object(_) => false,
-    }
+    let one = |claim: Item<'_>| claim.scalar() == Some(wanted);
+    claim.items().map_or_else(|| one(claim), |mut items| items.any(one))
 }
 
 #[cfg(test)]

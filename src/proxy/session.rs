@@ -164,13 +164,12 @@ impl<T: Subject> Session<T> {
                 return Poll::Ready(ended);
             }
         }
-        if let Some(counter) = relay.received.pong.take() {
-            let took = self.lifetime.answered(counter, now);
-            if let Some(took) = took {
-                self.record.recorder().metrics.pong_after(took);
-                let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-                self.record.who().rtt.store(micros, Ordering::Relaxed);
-            }
+        if let Some(counter) = relay.received.pong.take()
+            && let Some(took) = self.lifetime.answered(counter, now)
+        {
+            self.record.recorder().metrics.pong_after(took);
+            let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+            self.record.who().rtt.store(micros, Ordering::Relaxed);
         }
         for half in [&mut relay.received, &mut relay.sent] {
             for reason in std::mem::take(&mut half.would_close).into_iter().flatten() {
@@ -193,7 +192,7 @@ impl<T: Subject> Session<T> {
 
     /// Whether its route is in shadow mode now.
     fn is_shadow(&self) -> bool {
-        self.registration.as_ref().is_some_and(|place| place.entry.subject.is_shadow())
+        self.record.who().subject.is_shadow()
     }
 
     /// One direction; `Some` = the relay is over.
@@ -232,7 +231,7 @@ impl<T: Subject> Session<T> {
 
     /// Until when a newer token has prolonged it.
     fn prolonged_to(&self) -> Option<Unix> {
-        let millis = self.registration.as_ref()?.entry.expires.load(Ordering::Relaxed);
+        let millis = self.record.who().expires.load(Ordering::Relaxed);
         (millis > 0).then(|| Unix(Duration::from_millis(millis)))
     }
 
@@ -322,7 +321,7 @@ impl<T: Subject> Session<T> {
         if !told {
             self.count_revoked(ended);
         }
-        if let Some(reason) = self.registration.as_ref().and_then(|place| place.entry.subject.noted()) {
+        if let Some(reason) = self.record.who().subject.noted() {
             self.record.note(reason);
         }
         self.registration = None;
